@@ -1,4 +1,4 @@
-//! Several handles in one request, early commits, and the use of handles after them.
+//! Several handles in one request, early commits, and the use of handles afterwards.
 
 #![cfg(all(
     feature = "testing",
@@ -102,7 +102,8 @@ async fn sign_in_after_early_saved_rotation_starts_separate_session(on: Backend)
     s1.rotate();
     s1.save().await.unwrap();
     s2.sign_in("alice").unwrap();
-    // The secret of this sign-in was already replaced, so it uses another session: both cookies are valid.
+    // The secret was already replaced when this sign-in was saved, so the user is signed in to a new
+    // session and both cookies are valid.
     let signed_in = cookie_of(&finish(e2, 200).await).unwrap();
     s1.insert(A, &1).unwrap();
     let rotated = cookie_of(&finish(e1, 200).await).unwrap();
@@ -192,7 +193,7 @@ async fn lost_session_is_not_replaced_by_new_session(on: Backend) {
             }
             _ => assert_eq!(s.reload().await.unwrap_err().kind(), ErrorKind::Gone),
         }
-        // There is nothing to save, but the replaced session must not be forgotten.
+        // There is nothing to save, but the handle must remember that its session was replaced.
         s.save().await.unwrap();
         s.insert(A, &1).unwrap();
         let r = finish(e, 200).await;
@@ -261,7 +262,7 @@ async fn rotation_in_progress_at_failed_response_keeps_session_usable(on: Backen
     assert!(futures_util::poll!(&mut end).is_pending());
     gate.release();
     let r = end.await;
-    // After this, all work in progress has completed.
+    // After this call, all work in progress has completed.
     let _ = s.save().await;
     let now = cookie_of(&r).unwrap_or(cookie);
     assert_eq!(
@@ -411,8 +412,8 @@ async fn sign_in_recovers_request_whose_session_was_lost(on: Backend) {
     assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
 }
 
-/// A change without effect needs no write, and no later commit of the handle overwrites the values of other
-/// requests with it.
+/// A change without effect needs no write. It is also left out of later commits by the same handle,
+/// which would overwrite the values of other requests.
 async fn change_without_effect_is_not_saved_after_response(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -425,7 +426,8 @@ async fn change_without_effect_is_not_saved_after_response(on: Backend) {
     assert_eq!((stand.read(&cookie, SEED).await, stand.read(&cookie, A).await), (Some(2), Some(1)));
 }
 
-/// The browser may hold the newer cookie, which the cookie of a new session would replace.
+/// A new session would need a cookie, which would replace the newer one that the browser may already
+/// hold.
 async fn write_with_old_secret_starts_no_new_session(on: Backend) {
     let stand = on.stand();
     let old = stand.seeded().await;
@@ -435,8 +437,8 @@ async fn write_with_old_secret_starts_no_new_session(on: Backend) {
     assert_eq!((stand.read(&newer, SEED).await, stand.read(&newer, A).await), (Some(1), None));
 }
 
-/// A session that has ended needs no lifetime change; one on which another principal has signed in does not
-/// get one.
+/// If the session has ended, there is no lifetime left to change, so nothing is lost. If another
+/// request has signed in, the change is lost, so the request fails.
 async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend) {
     for lives in [false, true] {
         let stand = on.stand();
@@ -452,7 +454,7 @@ async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend
         session.set_lifetime(Lifetime::nist_aal2());
         let reply = finish(exchange, 200).await;
         assert_eq!((reply.error.map(|error| error.kind()), reply.set_cookie), (gone, None));
-        // The same if a sign-out after the response has already noticed it.
+        // The same is true if a sign-out after the response has already found that the session is gone.
         let cookie = stand.seeded().await;
         let (exchange, session) = stand.begin(&cookie).await;
         overtake(&cookie).await;
@@ -464,7 +466,7 @@ async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend
     }
 }
 
-/// A request with a replaced secret does not extend the session.
+/// The request changes and saves a value, but when it ends it sends no command to extend the session.
 async fn request_with_replaced_secret_does_not_extend_idle_timeout(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -484,7 +486,7 @@ async fn request_with_replaced_secret_does_not_extend_idle_timeout(on: Backend) 
     assert_eq!(stand.read(&newer, A).await, None);
 }
 
-/// The values of an in-doubt commit are no longer visible; later changes are.
+/// The values of an in-doubt commit are no longer visible, but changes made while it ran are.
 async fn change_during_in_doubt_commit_stays_visible(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -505,7 +507,7 @@ async fn change_during_in_doubt_commit_stays_visible(on: Backend) {
     assert_eq!(finish(exchange, 200).await.error.unwrap().kind(), ErrorKind::OutcomeUnknown);
 }
 
-/// Until the record is reloaded, each commit returns the error.
+/// Each commit returns the error until the record is reloaded.
 async fn outcome_unknown_after_response_is_reported_until_reload(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -525,7 +527,8 @@ async fn outcome_unknown_after_response_is_reported_until_reload(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, C).await), (Some(1), Some(3)));
 }
 
-/// The request is anonymous, and its handle continues with the session that it has created.
+/// A request with several tokens is anonymous. After the response, its handle continues with the
+/// session that it created.
 async fn value_taken_from_session_created_despite_several_tokens_is_handed_out_once(on: Backend) {
     let stand = on.stand();
     let (one, two) = (stand.seeded().await, stand.seeded().await);
@@ -539,7 +542,8 @@ async fn value_taken_from_session_created_despite_several_tokens_is_handed_out_o
     assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::ValueChanged);
 }
 
-/// After a panic in the function, the session continues as if the function had not been called.
+/// After a panic in the function that was passed to `transact`, the session works as if it had not been
+/// called.
 async fn panic_in_transaction_leaves_session_usable(on: Backend) {
     let stand = on.stand();
     let (exchange, session) = stand.begin("").await;
@@ -564,7 +568,7 @@ async fn panic_in_transaction_leaves_session_usable(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(3), Some(2)));
 }
 
-/// A request that has only read starts no task, takes no lock and does not wait.
+/// A request that only reads its session starts no task, takes no lock and does not wait.
 async fn request_without_changes_finishes_without_waiting(on: Backend) {
     let stand = on.stand();
     for cookie in [stand.seeded().await, String::new()] {
@@ -591,7 +595,7 @@ async fn vary_field_is_added_unless_response_has_it(on: Backend) {
     assert!(!finish(unused, 200).await.adds_vary([]));
 }
 
-/// The commit moved to a task of a runtime that shut down before the commit completed.
+/// The commit runs in a task of a runtime that shuts down before the commit completes.
 #[test]
 fn response_returns_error_if_runtime_shuts_down_during_commit() {
     let (one, two) = (runtime(), runtime());
@@ -609,7 +613,7 @@ fn response_returns_error_if_runtime_shuts_down_during_commit() {
     two.block_on(async {
         assert!(futures_util::poll!(&mut reply).is_pending());
         gate.reached().await;
-        // Another commit waits for this one, so that it continues in a task.
+        // A second commit waits for this one, so the first continues in a task.
         let mut other = Box::pin(session.save());
         assert!(futures_util::poll!(&mut other).is_pending());
     });
