@@ -352,8 +352,9 @@ async fn page_at_once_with_rotation_shows_message(on: Backend) {
     assert_eq!(shown(&stand, &rotated).await, NOTHING);
 }
 
-/// A request adds a message while another request does each of these things. The message is then shown
-/// after those of the other request, or dropped, but never makes its request fail.
+/// A request adds a message while another request writes, adds a message, rotates, signs in or signs
+/// out. The message is then shown after the other request's message, or it is dropped; its request
+/// never fails.
 async fn message_written_at_once_with_other_request_is_merged_or_dropped(on: Backend) {
     let stand = on.stand();
     type Deed = fn(&Session) -> Result<()>;
@@ -634,8 +635,8 @@ async fn handle_after_its_response_stores_and_takes_messages(on: Backend) {
     assert_eq!(page(session).await.unwrap(), ["late"]);
 }
 
-/// The answer to the write that takes a message is lost. If the record can be read back, the page shows
-/// the message; otherwise the page fails.
+/// The write that takes a message gets no answer. If the record can be read back, the page shows the
+/// message; otherwise the page fails, and the next page shows the message if the write was not applied.
 async fn lost_answer_shows_message_at_most_once(on: Backend) {
     let stand = on.stand();
     for (fault, failed_loads, expected) in [
