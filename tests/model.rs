@@ -672,8 +672,8 @@ impl Changes {
         *self = Self { chose: self.chose, ..Self::default() };
     }
 
-    /// Drops the changes that need a new cookie, and all values for a session whose cookie no browser
-    /// can have.
+    /// Drops the changes that need a new cookie. After a sign-in or sign-out, also drops all values,
+    /// because no browser can have the cookie of the session that they were meant for.
     fn drop_what_needs_a_cookie(&mut self) {
         if self.proof.is_some() || self.ended {
             *self = Self::default();
@@ -1272,8 +1272,8 @@ impl Visit {
     }
 
     /// Creates a session for a sign-in, then ends the sessions that the request carried. Withdraws the
-    /// sign-in if one of those cannot be ended and there are several, or it belongs to the same
-    /// principal.
+    /// sign-in if the request may not end one of them, unless that is the only one and belongs to a
+    /// different principal.
     fn begin_before_end(
         &mut self,
         world: &mut World,
@@ -1435,8 +1435,8 @@ impl Visit {
     }
 
     /// Handles that the session no longer exists. This is an error only if the request took one of the
-    /// session's values and it is in doubt who ended the session: another request may have taken the
-    /// value too.
+    /// session's values, because another request may have taken the value too. If it is in doubt who
+    /// ended the session, the outcome is unknown.
     fn already_ended(&self, held: &Held, in_doubt: bool) -> Result<Fate, ErrorKind> {
         match self.check_taken_from(held, &Values::new()) {
             Err(_) if in_doubt => Err(ErrorKind::OutcomeUnknown),
