@@ -124,8 +124,8 @@ async fn server_with_native_comparison_is_sent_no_script(server: &RedisServer, d
     assert_eq!(store.delete(&key, Some(&stored)).await.unwrap(), Deleted::Deleted);
     assert_eq!(counts(), (ran, set + 2, deleted + 1));
     every_outcome_is_right(&store, 1000).await;
-    // For every outcome other than success, the script decides. The first delete also uses the script,
-    // because the store does not yet know whether the server supports conditional deletes.
+    // For every outcome other than success, the script decides: twice for a replace and twice for a
+    // delete. The script for deletes is sent once more, because the server does not know it at first.
     assert_eq!(scripts(server) - ran, 2 + 2 + 1);
     // A decorator may pass on bytes other than those that are stored, so the version decides.
     let stored = created(&store, &key, 1000).await;
