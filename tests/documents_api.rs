@@ -30,11 +30,12 @@ fn public_method(line: &str) -> Option<&str> {
 /// Returns whether a doc comment has a code block with an assertion.
 fn has_asserting_example(doc: &[&str]) -> bool {
     let blocks = doc.split(|line| line.starts_with("```"));
-    // Every second part lies between two fences.
+    // Every second part is between two fences.
     blocks.skip(1).step_by(2).flatten().any(|line| line.contains("assert"))
 }
 
-/// Returns the public methods in a file's `impl` blocks of the types, and whether each has an example.
+/// Returns the public methods in a file's `impl` blocks for these types, and whether each has an
+/// example.
 fn methods(source: &str) -> Vec<(String, bool)> {
     let (mut of, mut doc, mut found) = (None, Vec::new(), Vec::new());
     for line in source.lines() {
