@@ -180,7 +180,7 @@ impl Report {
         )
     }
 
-    /// Returns the number of losses. For users and items, also returns how many could have been lost.
+    /// Returns the number of losses and, where it is counted, how many were possible.
     fn loss(&self, loss: Loss) -> String {
         let counts = &self.counts;
         let count = counts.of(loss);
