@@ -185,7 +185,7 @@ async fn second_sign_out_at_once_succeeds_and_drops_its_message(on: Backend) {
     assert_eq!((second.failure(), second.set_cookie), (Some(ErrorKind::Gone), None));
 }
 
-/// The session has ended, as requested. There is only no new session for the message, which is dropped.
+/// The session has ended, as requested. The message is dropped, because no new session can hold it.
 async fn sign_out_succeeds_where_its_message_cannot_be_stored(on: Backend) {
     let stand = on.stand();
     for fault in [Fault::Refused, Fault::Unavailable] {
@@ -353,8 +353,8 @@ async fn page_at_once_with_rotation_shows_message(on: Backend) {
 }
 
 /// A request adds a message while another request writes, adds a message, rotates, signs in or signs
-/// out. The message is then shown after the other request's message, or it is dropped; its request
-/// never fails.
+/// out. The message is then shown after the other request's message, or it is dropped. Either way, the
+/// request that added it succeeds.
 async fn message_written_at_once_with_other_request_is_merged_or_dropped(on: Backend) {
     let stand = on.stand();
     type Deed = fn(&Session) -> Result<()>;
@@ -548,7 +548,7 @@ async fn messages_take_no_room_from_values(on: Backend) {
     unharmed(stand.visit(&cookie, write).await);
     assert_eq!(stand.visit(&cookie, read).await.ok(), "y".repeat(largest));
     assert_eq!(shown(&stand, &cookie).await, NOTHING);
-    // The same within one request, and in a `transact`.
+    // Messages also make room within one request, and in a `transact`.
     let both = async |session: Session| {
         session.insert(TEXT, &String::new())?;
         session.save().await?;
@@ -739,7 +739,7 @@ async fn hundred_and_twenty_pages_at_once_show_each_message_once(on: Backend) {
     }
 }
 
-/// All at the same time: messages, pages, a rotation, sign-in or sign-out, and lost answers.
+/// All at the same time: messages, pages, lost answers, and a rotation, a sign-in or a sign-out.
 async fn everything_at_once_shows_no_message_twice_and_fails_no_page(on: Backend) {
     for round in 0..12_usize {
         let loses_answers = round % 4 == 3;

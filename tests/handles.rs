@@ -454,7 +454,8 @@ async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend
         session.set_lifetime(Lifetime::nist_aal2());
         let reply = finish(exchange, 200).await;
         assert_eq!((reply.error.map(|error| error.kind()), reply.set_cookie), (gone, None));
-        // The same is true if a sign-out after the response has already found that the session is gone.
+        // The outcome is the same if a sign-out after the response has already found that the session
+        // is gone.
         let cookie = stand.seeded().await;
         let (exchange, session) = stand.begin(&cookie).await;
         overtake(&cookie).await;
@@ -542,8 +543,8 @@ async fn value_taken_from_session_created_despite_several_tokens_is_handed_out_o
     assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::ValueChanged);
 }
 
-/// After a panic in the function that was passed to `transact`, the session works as if it had not been
-/// called.
+/// After a panic in the function that was passed to `transact`, the session works as if the function
+/// had not been called.
 async fn panic_in_transaction_leaves_session_usable(on: Backend) {
     let stand = on.stand();
     let (exchange, session) = stand.begin("").await;

@@ -216,8 +216,8 @@ async fn sign_in_restarts_both_timeouts() {
 async fn lifetime_over_thirty_days_is_honoured() {
     for on in Backend::every() {
         let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(DAY * 40, DAY * 400));
-        // Memcached takes a time to live of more than thirty days for a date, so this test needs the
-        // real time.
+        // Memcached interprets a time to live of more than thirty days as a date, so this test needs
+        // the real time.
         clock.set(OffsetDateTime::now_utc());
         let cookie = create(&sessions).await;
         assert!(holds_the_last_key(&spy).await, "{}", on.name());

@@ -38,8 +38,8 @@ const ROUNDS: usize = 3;
 /// number.
 const CALLS: usize = 3;
 const CALLS_IN_ALL: usize = ROUNDS * (CLIENTS * CALLS + 1);
-/// Once this many calls have no answer, no more calls are made: the checker must consider for each of
-/// them that it took effect and that it did not.
+/// Once this many calls have no answer, no more calls are made: for each of them, the checker must try
+/// both outcomes, that it took effect and that it did not.
 const MAX_UNKNOWN: usize = 4;
 /// Calls left over from earlier rounds are numbered from here. A round makes fewer calls than this.
 const LATE: usize = 1000;
@@ -765,7 +765,7 @@ fn move_slots(cluster: &RedisCluster, done: &AtomicBool) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_cluster_is_linearizable_while_slots_move() {
     // A replica that is promoted to master may lack the latest writes, so the timeout is long enough to
-    // rule that out.
+    // rule out a promotion.
     let cluster = RedisCluster::start_with(&["--cluster-node-timeout", "60000"]);
     let (cluster, done) = (Arc::new(cluster), Arc::new(AtomicBool::new(false)));
     let mover = tokio::task::spawn_blocking({

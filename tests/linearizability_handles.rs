@@ -1135,7 +1135,7 @@ fn seeded_faults_are_found() {
     }
 }
 
-/// Operations written by hand. Each is given as a client, a start and an end, and the steps.
+/// Operations written by hand. Each has a client, a start, an end and its steps.
 #[derive(Default)]
 struct ByHand(Vec<Called>);
 

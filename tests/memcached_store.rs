@@ -415,8 +415,8 @@ async fn cancelled_load_never_returns_record_of_another_key() {
     }
 }
 
-/// Sends `answer` in response to everything. If `polite`, it first answers the store's version query as
-/// a real Memcached server does.
+/// Starts a server that sends `answer` in response to everything. If `polite`, the server first answers
+/// the store's version query as a real Memcached server does.
 async fn talks_nonsense(answer: &'static [u8], polite: bool) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -499,7 +499,7 @@ fn printed(error: &Error) -> String {
     format!("{error} {error:?} {source} {source:?}")
 }
 
-/// Echoes everything that it receives in an error of this kind, on one line.
+/// Starts a server that echoes everything it receives, on one line and in an error of this kind.
 async fn repeats_commands(error: &'static str) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -247,7 +247,8 @@ fn round(to_the_millisecond: bool) -> impl Strategy<Value = Round> {
         .prop_map(|(other, early, pause, acts)| Round { other, early, pause, acts })
 }
 
-/// If the store uses the real clock, time advances only in whole steps, away from deadlines.
+/// If the store uses the real clock, time advances without odd milliseconds, which would come too close
+/// to a deadline.
 fn advance(to_the_millisecond: bool) -> BoxedStrategy<Duration> {
     let odd = if to_the_millisecond { -1_i64..=1 } else { 0..=0 };
     let seconds = select(vec![30_u64, 60, 150, 270, 300, 600, 900, 1200, 1800]);
@@ -1313,7 +1314,8 @@ impl Visit {
         Ok(())
     }
 
-    /// Handles that the session can no longer be used: does not restore it and sends no cookie.
+    /// Records that the session can no longer be used. The request does not restore the session and
+    /// sends no cookie.
     fn gone(&mut self, held: Held, is_gone: bool, fails: bool) -> Result<(), ErrorKind> {
         let fails = fails || self.matters();
         self.lose(held, is_gone);
@@ -1434,9 +1436,9 @@ impl Visit {
         }
     }
 
-    /// Handles that the session no longer exists. This is an error only if the request took one of the
-    /// session's values, because another request may have taken the value too. If it is in doubt who
-    /// ended the session, the outcome is unknown.
+    /// Returns the outcome of a deletion whose session no longer exists. This is an error only if the
+    /// request took one of the session's values, because another request may have taken the value too.
+    /// If it is in doubt who ended the session, the outcome is unknown.
     fn already_ended(&self, held: &Held, in_doubt: bool) -> Result<Fate, ErrorKind> {
         match self.check_taken_from(held, &Values::new()) {
             Err(_) if in_doubt => Err(ErrorKind::OutcomeUnknown),
@@ -1662,7 +1664,8 @@ struct Kept {
     visit: Visit,
 }
 
-/// Removes faults in loads, because the stores differ in how often they read during a conflict.
+/// Returns the request's fault, unless it affects loads: the stores differ in how often they load
+/// during a conflict.
 fn late_trouble(request: &Request) -> Trouble {
     match request.trouble {
         Trouble::Once(Verb::Load, _) | Trouble::Always(Verb::Load, _) => Trouble::None,
@@ -1970,7 +1973,7 @@ fn round_of(other: Option<Vec<Act>>, pause: Duration, acts: Vec<Act>) -> Round {
     Round { other: other.map(plain), early: false, pause, acts }
 }
 
-/// Runs a case that rarely occurs at random, both over a store with the same clock and over a store
+/// Runs a case that rarely arises by chance, both over a store with the same clock and over a store
 /// that still holds expired records.
 async fn as_the_reference_does(steps: &[Step]) {
     for has_own_clock in [false, true] {

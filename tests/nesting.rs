@@ -128,7 +128,8 @@ async fn nested_layer_of_same_sessions_shares_session_of_outer_layer() {
         assert_eq!((reply.0, read(&sessions, cookie).await), (200, all), "{framework}");
         let vary = reply.1.iter().filter(|(name, _)| name == "vary").count();
         assert_eq!(vary, 1, "{framework}: {reply:?}");
-        // If the session exists, all three together send one read and one write.
+        // If the session exists, the two layers and the middleware together send one read and one
+        // write.
         stand.spy.take();
         let again = match framework {
             "axum" => axum_reply(&sessions, &sessions, cookie).await,

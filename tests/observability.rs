@@ -966,7 +966,7 @@ async fn every_reason_happens() {
     stand.store.heal();
     assert!(alice.list().await.unwrap().is_empty());
 
-    // Another principal signs in on the same browser, and then signs out.
+    // Another principal signs in with the same browser, and then signs out.
     let cookie = request(&stand, "", async |session| session.sign_in("bob").unwrap()).await;
     let cookie = request(&stand, &cookie, async |session| session.sign_in("alice").unwrap()).await;
     request(&stand, &cookie, async |session| session.sign_out()).await;

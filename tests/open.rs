@@ -89,7 +89,7 @@ async fn open_without_changes_writes_nothing(on: Backend) {
     assert_eq!(stand.taken_verbs(), [Verb::Load; 2]);
 }
 
-/// One request reads the session before the job writes, another writes after the job has read it. No
+/// One request reads the session before the job writes; another writes after the job has read it. No
 /// change is lost, and the job decides from the record that is stored when it writes.
 async fn changes_survive_concurrent_requests_in_both_directions(on: Backend) {
     let stand = on.stand();

@@ -132,7 +132,7 @@ async fn server_behind_sentinel_and_sentinel() {
         let is_optional = optional.contains(&&word[..]) || word.starts_with('&');
         assert_eq!(outcome.is_ok(), is_optional, "{word}: {outcome:?}");
     }
-    // What the optional permissions are for.
+    // Checks what the optional permissions are for.
     let subscribed = || sentinel.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).contains("sub=3");
     eventually("a subscription is left", || !subscribed());
     permit(sentinel, &watcher, "", "");

@@ -122,7 +122,7 @@ async fn command_denied_inside_script_is_refused_and_not_repeated() {
         assert_eq!(log.matches("store_failed").count(), 1, "{log}");
         assert!(log.contains("answered EVAL with ERR ") && log.contains(text), "{log}");
         assert!(!log.contains("in_doubt"), "{log}");
-        // Once by its hash, which the server no longer knows, and once with its source.
+        // The script was sent once by its hash, which the server no longer knew, and once as source.
         assert_eq!((server.calls("evalsha"), server.calls("eval")), (1, 1), "{denied}");
         let (failure, _) = logged(&server.url(), &cookie, Deed::Read).await;
         assert_eq!(failure, None);

@@ -241,7 +241,7 @@ async fn write_refused_for_missing_replicas_queries_sentinels_at_once() {
         assert!(all(&error).contains("with NOREPLICAS"), "{error:?}");
     };
     refused().await;
-    // Once to open the connection, once after it was open, and once after the write.
+    // The Sentinel is asked before the connection is opened, after it was opened, and after the write.
     let begun = Instant::now();
     while sentinel.heard("SENTINEL MASTER") < 3 {
         assert!(begun.elapsed() < Duration::from_secs(5), "the Sentinel is not asked");

@@ -233,7 +233,7 @@ async fn nodes_of_cluster_are_verified_by_their_names() {
     .await;
     configure("cluster-announce-hostname", "localhost");
     eventually("the nodes do not hear of their names", || knows(",localhost"));
-    // The first command, too, reaches the nodes by their names.
+    // Even the first command reaches the nodes by their names.
     for _ in 0..20 {
         assert_eq!(outcome(&store(&url, |builder| builder).unwrap()).await, WELL);
     }

@@ -64,7 +64,7 @@ impl Fixture {
     }
 }
 
-/// Counts instead of drawing random bytes, so that the same records are written each time.
+/// Entropy that counts instead of drawing random bytes, so that the same records are written each time.
 #[derive(Debug, Default)]
 struct Counted(AtomicU64);
 
@@ -183,7 +183,7 @@ async fn listed_by_this_version() -> Vec<Listed> {
     let mut all = Vec::new();
     for name in ["after all were revoked", "incomplete", "with a revoked session"] {
         let stand = Backend::memory().stand_with(|builder| builder.entropy(Counted::default()));
-        // If no directory is found, there may be live sessions that it does not list.
+        // If the directory was missing, there may be live sessions that it does not list.
         let first = if name == "incomplete" { String::new() } else { stand.sign_in("").await };
         if name != "with a revoked session" {
             stand.sessions.of("alice").revoke_all().await.unwrap();
@@ -359,7 +359,8 @@ async fn unknown_fields_of_later_version_survive(on: Backend) {
     assert_eq!(stand.visit(&rotated, read).await.ok().as_deref(), Some("kept"));
 }
 
-/// This version would misread such a record, so it never changes it, whatever the request does.
+/// This version would misread such a record, so it leaves the record unchanged, whatever the request
+/// does.
 async fn record_in_newer_format_returns_error_and_is_kept(on: Backend) {
     let stand = on.stand();
     let fixture = of_this_version().await.remove(1);

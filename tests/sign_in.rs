@@ -500,7 +500,7 @@ async fn surviving_value_is_carried_over_from_own_anonymous_session_only(on: Bac
     assert_eq!(stand.read(&signed_in, CART).await, Some(2));
 }
 
-/// If the request that signs in writes again, this does not show that the response reached the browser.
+/// A second write by the request that signs in does not show that the response reached the browser.
 async fn own_write_does_not_confirm_sign_in(on: Backend) {
     let stand = on.stand_with(rejects);
     let (exchange, session) = stand.begin("").await;

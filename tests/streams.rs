@@ -109,7 +109,7 @@ impl Scene {
         self.session.touch().await.map_err(|error| error.kind())
     }
 
-    /// Asserts that a touch returns `Gone`, repeatedly. Returns the reason.
+    /// Asserts that every touch returns `Gone`. Returns the reason.
     async fn touch_fails(&self) -> Option<Loss> {
         assert_eq!(self.touch().await, Err(ErrorKind::Gone));
         self.stand.spy.take();

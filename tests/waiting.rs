@@ -126,7 +126,8 @@ async fn unpolled_load_blocks_no_other_extractor(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// Revocations queue too, for the directory of their principal.
+/// Revocations queue too, for their principal's directory. A revocation whose future is not polled
+/// blocks no sign-in.
 async fn unpolled_revocation_blocks_no_sign_in(on: Backend) {
     let stand = on.stand();
     stand.signed_in("alice").await;

@@ -36,7 +36,7 @@ const SETTINGS: &[(&str, &str, &str)] = &[
     ("80 %", "src/store/redis/check/findings.rs", "NEARLY_ALL: u64 = 80"),
 ];
 
-/// Such numbers in other software, and what they are.
+/// Numbers with units that other software defines, and what they are.
 const OF_OTHERS: &[(&str, &str)] =
     &[("50 bytes", "what Memcached adds to an item: its header, 48 bytes, and its version, 8")];
 
@@ -146,7 +146,7 @@ struct Measured {
     median: f64,
 }
 
-/// Returns the records with this figure and these labels, such as `web.json | cpu |
+/// Returns the records that a source selects by figure and labels, for example `web.json | cpu |
 /// workload=read/sign-in`.
 fn selected(source: &str) -> Result<Vec<Measured>, String> {
     let mut parts = source.split('|').map(str::trim);
