@@ -23,6 +23,8 @@ use unsticky::store::MemoryStore;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{Cookie, ErrorKind, Lifetime, Result, Session, Sessions};
 
+/// A save gets no answer and is settled by a load. Before that load, another request changes the
+/// record. The first request's next write keeps that change.
 async fn write_after_settled_write_keeps_concurrent_write(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -46,6 +48,8 @@ async fn write_after_settled_write_keeps_concurrent_write(on: Backend) {
     );
 }
 
+/// A save gets no answer and is settled by a load. Before that load, another request signs in. The
+/// first request's next write must not restore the old secret.
 async fn write_after_settled_write_does_not_undo_sign_in(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -158,6 +162,7 @@ async fn value_taken_before_leaving_session_is_handed_out_once(on: Backend) {
     }
 }
 
+/// A sign-out ends the session even if an earlier save in the same request stays in doubt.
 async fn sign_out_takes_effect_after_failed_save(on: Backend) {
     for status in [200, 500] {
         let stand = on.stand();
@@ -176,6 +181,8 @@ async fn sign_out_takes_effect_after_failed_save(on: Backend) {
     }
 }
 
+/// Another request signs in on the session. Whatever the first request then does with its handle, a
+/// value that it writes goes neither to that session nor to a new one.
 async fn lost_session_is_not_replaced_by_new_session(on: Backend) {
     for how in ["rotate", "sign_out", "reload"] {
         let stand = on.stand();
@@ -203,6 +210,7 @@ async fn lost_session_is_not_replaced_by_new_session(on: Backend) {
     }
 }
 
+/// A request signs in as Bob, writes a value, and signs in as Alice. Alice does not see Bob's value.
 async fn sign_in_as_another_principal_hides_previous_values(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -226,6 +234,7 @@ async fn sign_in_as_another_principal_hides_previous_values(on: Backend) {
     assert_eq!(v.ok(), None, "anon");
 }
 
+/// A delayed copy of the create reaches the store after the session was signed out.
 async fn late_copy_of_create_does_not_restore_session(on: Backend) {
     let stand = on.stand();
     let p = stand.late.postpone(Verb::Create);
@@ -248,6 +257,8 @@ async fn changes_of_failed_request_are_not_saved_later(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, None);
 }
 
+/// The response fails while a rotation is being written. The browser must not be left with an invalid
+/// cookie.
 async fn rotation_in_progress_at_failed_response_keeps_session_usable(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -272,6 +283,8 @@ async fn rotation_in_progress_at_failed_response_keeps_session_usable(on: Backen
     );
 }
 
+/// The request ends while a `transact` is still creating its session. The response waits, and sets the
+/// cookie.
 async fn session_being_created_gets_its_cookie_into_response(on: Backend) {
     let stand = on.stand();
     let (e, s) = stand.begin("").await;
@@ -288,6 +301,8 @@ async fn session_being_created_gets_its_cookie_into_response(on: Backend) {
     assert!(cookie_of(&end.await).is_some(), "stored, and no cookie");
 }
 
+/// While a `destroy` and a new value are being committed, the handle is rotated. The new session must
+/// not be destroyed as well.
 async fn rotation_during_commit_does_not_repeat_committed_destroy(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -384,6 +399,8 @@ async fn error_response_keeps_cookies_of_inner_layers() {
     }
 }
 
+/// The value equals the one in the old session, but it was written after the sign-out. It is therefore
+/// a change, and its loss is reported.
 async fn insert_after_sign_out_is_not_compared_with_old_session(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;

@@ -87,6 +87,7 @@ fn with_user(url: &str) -> RedisStore {
     RedisStore::connect(&url.replace("://", "://app:sesame7@")).unwrap()
 }
 
+/// The permissions for a single server, also with a database number in the URL.
 #[tokio::test]
 async fn one_server() {
     let (server, mut words) = (RedisServer::start(), documented("# one server"));
@@ -98,6 +99,7 @@ async fn one_server() {
     assert!(is_in_order(&server, with_user(&server.url())).await.is_err());
 }
 
+/// The permissions for each node of a cluster.
 #[tokio::test]
 async fn node_of_cluster() {
     let cluster = RedisCluster::single(&[]);
@@ -111,6 +113,7 @@ async fn node_of_cluster() {
     }
 }
 
+/// The permissions for the servers that Sentinels watch, and for the Sentinels themselves.
 #[tokio::test]
 async fn server_behind_sentinel_and_sentinel() {
     let set = SentinelSet::single(&[]);

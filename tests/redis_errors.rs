@@ -187,6 +187,7 @@ async fn unknown_command_with_binary_arguments_leaves_link_to_others() {
     }
 }
 
+/// The error message contains the command that the server's access control list denies.
 #[tokio::test]
 async fn error_names_denied_command() {
     use ErrorKind::Refused;
@@ -335,6 +336,7 @@ async fn error_names_server_of_another_protocol() {
     says(&url, ErrorKind::Unavailable, ErrorKind::Unavailable, &[text]).await;
 }
 
+/// A node of a Redis Cluster is used as if it were a single server. The error message says what it is.
 #[tokio::test]
 async fn error_names_cluster_node() {
     const CLUSTER: &str = "the server is a node of a Redis Cluster";
@@ -361,6 +363,7 @@ async fn error_names_cluster_node() {
     assert!(all(&error).contains(CLUSTER), "{error:?}");
 }
 
+/// A Sentinel is used as if it were a server with data. The error message says that it is a Sentinel.
 #[tokio::test]
 async fn error_names_sentinel() {
     use ErrorKind::{Refused, Unavailable};

@@ -27,6 +27,8 @@ fn bad_ids() -> [String; 7] {
     ["", "A", &ID[1..], "AAECAwQFBgcICQoLDA0OD+", &wrong_bits, &token, "null"].map(str::to_owned)
 }
 
+/// A session id is read back unchanged from JSON, also as a map key. Anything that is not a valid id is
+/// refused.
 #[test]
 fn id_round_trips() {
     let end = End { id: ID.parse().unwrap() };
