@@ -301,7 +301,7 @@ async fn session_being_created_gets_its_cookie_into_response(on: Backend) {
     assert!(cookie_of(&end.await).is_some(), "stored, and no cookie");
 }
 
-/// While a `destroy` and a new value are being committed, the handle is rotated. The new session must
+/// While a `destroy` and a new value are being committed, the handle calls `rotate`. The new session must
 /// not be destroyed as well.
 async fn rotation_during_commit_does_not_repeat_committed_destroy(on: Backend) {
     let stand = on.stand();

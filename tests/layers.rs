@@ -1,4 +1,5 @@
-//! Checks the architecture: each room of `src/` is above the rooms that it uses.
+//! Checks the architecture: each room, which is a file or folder in `src/`, is above the rooms that it
+//! uses.
 //!
 //! [`ROOMS`] lists the files and folders of `src/` from top to bottom. A room may use only the rooms
 //! below it, and the files of a folder must not depend on each other in a circle. The tests read every
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// A file or a folder of `src/`, and what it is for.
+/// The rooms from top to bottom, and what each is for.
 const ROOMS: &[(&str, &str)] = &[
     ("lib", "Exports the public items of the crate."),
     ("guide", "Includes the pages of `docs/` in the documentation."),
@@ -347,7 +348,7 @@ fn module_of(path: &[&str], sources: &Sources) -> String {
     modules.find(|module| sources.contains_key(module)).unwrap_or_default()
 }
 
-/// Returns the constructs that would hide a path from this test.
+/// Returns the constructs that would hide a path from these tests.
 fn hidden(sources: &Sources) -> Vec<String> {
     let mut hidden = Vec::new();
     for (file, tokens) in sources {

@@ -130,7 +130,7 @@ struct Round {
     before: OneKey,
     /// Calls from earlier rounds that have no answer and can still take effect.
     pending: Vec<Op>,
-    /// The number of calls without an answer, including those of earlier rounds.
+    /// The number of calls without an answer, including those from earlier rounds.
     unknown: usize,
     events: Vec<Event>,
 }

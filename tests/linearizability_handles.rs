@@ -911,7 +911,7 @@ enum Trouble {
 struct Bench {
     store: FaultStore<Arc<dyn Store>>,
     late: Late,
-    /// Two processes.
+    /// The sessions as two processes hold them.
     sessions: [Sessions; 2],
     trouble: Trouble,
     postponed: Mutex<Vec<Postponed>>,

@@ -381,7 +381,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap()
 }
 
-/// A cookie that was sent: the session and which of its secrets.
+/// A cookie that was sent: its session, and one of the secrets that the session has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Token {
     id: usize,
@@ -613,7 +613,7 @@ struct Changes {
     proof: Option<Proof>,
     rotate: bool,
     choice: Option<usize>,
-    /// The lifetime that an earlier commit of the same request chose.
+    /// The lifetime that an earlier commit in the same request chose.
     chose: Option<usize>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | route | what it does |
 //! |---|---|
-//! | `/empty` | does nothing, outside the session layer; in actix-web, the middleware wraps all routes, so it is inside |
+//! | `/empty` | does nothing, outside the session layer; in actix-web, the middleware wraps all routes, including this one |
 //! | `/plain` | does nothing, inside the session layer |
 //! | `/read` | returns one value from the session, as text |
 //! | `/increment` | increments that value |
