@@ -82,7 +82,7 @@ pub fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a,
     group
 }
 
-/// Returns the time that all callers together take, if each concurrently does its work `rounds` times.
+/// Returns the time that all callers together take if they concurrently do their work `rounds` times each.
 pub fn timed<F>(
     runtime: &Runtime,
     callers: u64,

@@ -1,5 +1,5 @@
-//! The parts of the shop that do not depend on the framework: its settings, its keys, its forms and its
-//! pages.
+//! The parts of the shop that do not depend on the framework: its settings, its session value, its forms and
+//! its pages.
 
 #[cfg(all(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "it is for tests")]

@@ -27,7 +27,7 @@ pub(crate) struct Counts {
     pub(crate) sign_outs: u64,
     /// Items that were confirmed by the response to the request, or that were seen in the cart.
     pub(crate) items: u64,
-    /// Items that repeated sign-ins could not take over from the visitor's cart. These are not counted in
+    /// Items in a visitor's cart that a repeated sign-in could not take over. They are not counted in
     /// `items`.
     pub(crate) items_left_behind: u64,
     /// The users who signed in at least once, and those who were signed out, by number.
