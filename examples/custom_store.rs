@@ -1,5 +1,5 @@
-//! A custom store: four operations on bytes. Sessions, cookies, conflicts and deadlines are handled by the library.
-//! The conformance suite below checks everything for which the store is responsible.
+//! A custom store: four operations on bytes. The library handles sessions, cookies, conflicts and deadlines.
+//! The conformance suite below checks everything that a store is responsible for.
 //!
 //! ```sh
 //! cargo run --features testing --example custom_store
@@ -36,16 +36,16 @@ struct Shelf {
 #[derive(Debug)]
 struct Record {
     stored: Stored,
-    /// `None` if the record expires later than the clock of this machine can count.
+    /// `None` if the record expires later than this machine's clock can count.
     expires: Option<Instant>,
 }
 
 impl MapStore {
-    /// The lock is held during a whole verb, which makes each verb atomic. No verb leaves the map in an
-    /// inconsistent state, so a panic of another thread can be ignored.
+    /// Every verb holds the lock throughout, which makes the verb atomic. No verb leaves the map in an
+    /// inconsistent state, so a panic in another thread can be ignored.
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        // A store with many records would remove expired ones only from time to time.
+        // A store with many records would remove expired records only from time to time.
         shelf.records.retain(|_, record| record.expires.is_none_or(|at| Instant::now() < at));
         shelf
     }
@@ -114,7 +114,7 @@ impl Store for MapStore {
     }
 }
 
-/// What `Sessions::check` reports about the store. A store need not implement this.
+/// What `Sessions::check` reports about the store. A store need not implement this trait.
 #[async_trait]
 impl Diagnose for MapStore {
     async fn diagnose(&self, probe: &Probe) {
@@ -133,7 +133,7 @@ impl Diagnose for MapStore {
 
 const VISITS: Key<u32> = Key::new("visits");
 
-/// Three requests of one visitor, without any framework.
+/// Runs three requests by one visitor, without a framework.
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let sessions = Sessions::builder(MapStore::default()).build()?;
@@ -151,7 +151,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         if let Some(error) = reply.error {
             return Err(error.into());
         }
-        // What a browser does: it keeps the part before the attributes.
+        // Like a browser, keeps only the part before the attributes.
         if let Some(set_cookie) = reply.set_cookie {
             println!("a new cookie, for the id {:?}", session.id());
             cookie = set_cookie.split(';').next().unwrap_or_default().to_owned();
@@ -170,6 +170,6 @@ mod tests {
         Subject::new(MapStore::default())
     }
 
-    // Expands to one test for each clause of the contract.
+    // Expands to one test for each rule in the contract.
     unsticky::conformance!(setup);
 }

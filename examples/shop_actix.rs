@@ -1,5 +1,5 @@
-//! The shop in actix-web. Start it together with `shop_axum` on the same Redis or Memcached
-//! and on another port, and switch between them: they share their sessions.
+//! The shop in actix-web. Start it together with `shop_axum`, on the same Redis or Memcached and on a
+//! different port, and switch between them: they share their sessions.
 //!
 //! ```sh
 //! SESSION_URL=redis://127.0.0.1/ PORT=3001 \
@@ -25,7 +25,8 @@ const FRAMEWORK: &str = "actix-web";
 
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Outside the closure, which runs once for each worker, so that all workers share one store.
+    // The closure runs once per worker. The sessions are created outside it, so that all workers share one
+    // store.
     let sessions = shop::sessions()?;
     let (readiness, report) = Readiness::check(&sessions).await;
     println!("{report}");
@@ -63,7 +64,7 @@ pub(crate) fn routes(app: &mut ServiceConfig) {
         .route("/sign-out", web::post().to(sign_out))
         .route("/cart", web::post().to(add))
         .route("/cart.json", web::get().to(cart))
-        // It does not use the session, so it sends no store command.
+        // This route does not use the session, so it sends no store command.
         .route("/healthz", web::get().to(async || "ok"))
         .service(sessions)
         .service(confirm)
@@ -71,7 +72,7 @@ pub(crate) fn routes(app: &mut ServiceConfig) {
     app.service(all);
 }
 
-/// Outside of the session middleware. Do not make them public: they say what is wrong.
+/// These routes are outside the session middleware. Do not make them public: they reveal what is wrong.
 fn probes(readiness: &Readiness) -> impl FnOnce(&mut ServiceConfig) + use<> {
     let readiness = Data::new(readiness.clone());
     move |app| {
@@ -99,7 +100,7 @@ async fn cart(session: Session) -> Result<Json<Cart>> {
 async fn add(session: Session, Form(form): Form<Add>) -> Result<Redirect> {
     let Text(item) = form.item;
     session.flash(Level::Success, format!("In your cart: {item}"))?;
-    // If another request wrote first, this is applied again to the newer cart, so no article is lost.
+    // If another request wrote first, this change is applied again to the newer cart, so no article is lost.
     session.update(CART, move |cart| cart.push(item.clone()))?;
     Ok(Redirect::to("/").see_other())
 }
@@ -117,9 +118,9 @@ async fn sign_in(
 ) -> Result<Redirect> {
     let Text(name) = form.name;
     let user_agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok());
-    // Begins before the password is verified. If the password is changed in the meantime, this sign-in fails.
+    // This call comes before the password check. If the password is changed in between, the sign-in fails.
     let sign_in = sessions.of(name).begin_sign_in().await?;
-    // A real application verifies the password here. The shop accepts any.
+    // A real application verifies the password here. The shop accepts any password.
     session.sign_in_with(sign_in.label(shop::label(user_agent)))?;
     if form.remember.is_some() {
         session.set_lifetime(shop::REMEMBERED);
@@ -147,7 +148,7 @@ async fn end(user: SignedIn, Csrf(Form(form)): Csrf<Form<End>>) -> Result<Redire
     Ok(Redirect::to("/sessions").see_other())
 }
 
-// This form contains nothing but the token.
+// This form contains only the token.
 async fn end_others(user: SignedIn, _: Csrf<String>) -> Result<Redirect> {
     user.session.directory()?.revoke_others(&user.session).await?;
     user.session.flash(Level::Success, "All your other sessions have ended.")?;
@@ -162,7 +163,7 @@ async fn change_password(
     user: SignedIn,
     Csrf(Form(form)): Csrf<Form<Password>>,
 ) -> Result<Redirect> {
-    // A real application verifies the old password and stores the new one here. The shop stores none.
+    // A real application verifies the old password and stores the new one here. The shop stores no passwords.
     let Password { old: Text(_), new: Text(_) } = form;
     // Someone else who knew the old password may have signed in with it.
     user.session.directory()?.revoke_others(&user.session).await?;
@@ -231,7 +232,7 @@ mod tests {
         probing::probes_share_one_load_a_second(ask).await;
     }
 
-    /// A cookie does not change that, and the routes of the shop are still found.
+    /// This is true even if the probe sends a cookie. The shop's own routes are still found.
     #[actix_web::test]
     async fn probe_is_no_request_of_the_session_middleware() {
         let (sessions, _) = sessions();
@@ -247,14 +248,14 @@ mod tests {
         }
     }
 
-    /// The shop's settings with a memory store, and a clock for both.
+    /// Returns sessions with the shop's settings and a memory store, and the clock that both use.
     fn sessions() -> (Sessions, ManualClock) {
         let clock = ManualClock::new();
         let store = MemoryStore::with_clock(clock.clone());
         (shop::settings(store).clock(clock.clone()).build().unwrap(), clock)
     }
 
-    /// A browser: it keeps the cookie and asks for pages.
+    /// A browser, which keeps the cookie and requests pages.
     struct Browser {
         sessions: Sessions,
         cookie: String,
@@ -272,7 +273,7 @@ mod tests {
             self.location.as_deref().unwrap()
         }
 
-        /// The CSRF token of the page's first form that has one.
+        /// Returns the CSRF token in the page's first form that has one.
         fn token(&self) -> String {
             let (_, rest) = self.body.split_once("name=\"csrf_token\" value=\"").unwrap();
             rest.split_once('"').unwrap().0.to_owned()
@@ -342,7 +343,8 @@ mod tests {
         let answer = browser.post("/sign-in?next=//evil.example", "name=alice").await;
         assert_eq!(answer.leads_to(), "/");
 
-        // The password can be changed for ten minutes. After that, its page asks for the password first.
+        // The password can be changed for ten minutes after the sign-in. Then the page requires the password
+        // first.
         assert_eq!(browser.get("/password").await.status, StatusCode::OK);
         clock.advance(shop::RECENTLY + Duration::from_secs(1));
         let answer = browser.get("/password").await;

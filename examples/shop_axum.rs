@@ -1,5 +1,5 @@
-//! The shop in axum. Start it together with `shop_actix` on the same Redis or Memcached and
-//! on another port, and switch between them: they share their sessions.
+//! The shop in axum. Start it together with `shop_actix`, on the same Redis or Memcached and on a different
+//! port, and switch between them: they share their sessions.
 //!
 //! ```sh
 //! SESSION_URL=redis://127.0.0.1/ PORT=3000 \
@@ -55,7 +55,7 @@ pub(crate) fn app(sessions: Sessions) -> Router {
         .route("/sign-out", post(sign_out))
         .route("/cart", post(add))
         .route("/cart.json", get(cart))
-        // It does not use the session, so it sends no store command.
+        // This route does not use the session, so it sends no store command.
         .route("/healthz", get(async || "ok"))
         .merge(account)
         .merge(password)
@@ -63,7 +63,7 @@ pub(crate) fn app(sessions: Sessions) -> Router {
         .layer(SessionLayer::new(sessions))
 }
 
-/// Outside of the session layer. Do not make them public: they say what is wrong.
+/// These routes are outside the session layer. Do not make them public: they reveal what is wrong.
 fn probes(readiness: Readiness) -> Router {
     Router::new().route("/ready", get(ready)).with_state(readiness)
 }
@@ -87,7 +87,7 @@ async fn cart(session: Session) -> Result<Json<Cart>> {
 async fn add(session: Session, Form(form): Form<Add>) -> Result<Redirect> {
     let Text(item) = form.item;
     session.flash(Level::Success, format!("In your cart: {item}"))?;
-    // If another request wrote first, this is applied again to the newer cart, so no article is lost.
+    // If another request wrote first, this change is applied again to the newer cart, so no article is lost.
     session.update(CART, move |cart| cart.push(item.clone()))?;
     Ok(Redirect::to("/"))
 }
@@ -105,9 +105,9 @@ async fn sign_in(
 ) -> Result<Redirect> {
     let Text(name) = form.name;
     let user_agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
-    // Begins before the password is verified. If the password is changed in the meantime, this sign-in fails.
+    // This call comes before the password check. If the password is changed in between, the sign-in fails.
     let sign_in = sessions.of(name).begin_sign_in().await?;
-    // A real application verifies the password here. The shop accepts any.
+    // A real application verifies the password here. The shop accepts any password.
     session.sign_in_with(sign_in.label(shop::label(user_agent)))?;
     if form.remember.is_some() {
         session.set_lifetime(shop::REMEMBERED);
@@ -135,7 +135,7 @@ async fn end(user: SignedIn, Csrf(Form(form)): Csrf<Form<End>>) -> Result<Redire
     Ok(Redirect::to("/sessions"))
 }
 
-// This form contains nothing but the token.
+// This form contains only the token.
 async fn end_others(user: SignedIn, _: Csrf<String>) -> Result<Redirect> {
     user.session.directory()?.revoke_others(&user.session).await?;
     user.session.flash(Level::Success, "All your other sessions have ended.")?;
@@ -150,7 +150,7 @@ async fn change_password(
     user: SignedIn,
     Csrf(Form(form)): Csrf<Form<Password>>,
 ) -> Result<Redirect> {
-    // A real application verifies the old password and stores the new one here. The shop stores none.
+    // A real application verifies the old password and stores the new one here. The shop stores no passwords.
     let Password { old: Text(_), new: Text(_) } = form;
     // Someone else who knew the old password may have signed in with it.
     user.session.directory()?.revoke_others(&user.session).await?;
@@ -221,7 +221,7 @@ mod tests {
         probing::probes_share_one_load_a_second(ask).await;
     }
 
-    /// A cookie does not change that.
+    /// This is true even if the probe sends a cookie.
     #[tokio::test]
     async fn probe_is_no_request_of_the_session_layer() {
         let (sessions, _) = sessions();
@@ -234,14 +234,14 @@ mod tests {
         assert!(!response.headers().contains_key(SET_COOKIE), "{response:?}");
     }
 
-    /// The shop's settings with a memory store, and a clock for both.
+    /// Returns sessions with the shop's settings and a memory store, and the clock that both use.
     fn sessions() -> (Sessions, ManualClock) {
         let clock = ManualClock::new();
         let store = MemoryStore::with_clock(clock.clone());
         (shop::settings(store).clock(clock.clone()).build().unwrap(), clock)
     }
 
-    /// A browser: it keeps the cookie and asks for pages.
+    /// A browser, which keeps the cookie and requests pages.
     struct Browser {
         sessions: Sessions,
         cookie: String,
@@ -259,7 +259,7 @@ mod tests {
             self.location.as_deref().unwrap()
         }
 
-        /// The CSRF token of the page's first form that has one.
+        /// Returns the CSRF token in the page's first form that has one.
         fn token(&self) -> String {
             let (_, rest) = self.body.split_once("name=\"csrf_token\" value=\"").unwrap();
             rest.split_once('"').unwrap().0.to_owned()
@@ -328,7 +328,8 @@ mod tests {
         let answer = browser.post("/sign-in?next=//evil.example", "name=alice").await;
         assert_eq!(answer.leads_to(), "/");
 
-        // The password can be changed for ten minutes. After that, its page asks for the password first.
+        // The password can be changed for ten minutes after the sign-in. Then the page requires the password
+        // first.
         assert_eq!(browser.get("/password").await.status, StatusCode::OK);
         clock.advance(shop::RECENTLY + Duration::from_secs(1));
         let answer = browser.get("/password").await;

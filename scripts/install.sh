@@ -16,11 +16,11 @@ install() {
         echo "    sudo apt-get install $2" >&2
         return 1
     fi
-    # If there is an init system, Debian starts the service at once. The tests start their own servers.
+    # On Debian with systemd, the package starts a service. The tests start their own servers, so it is stopped.
     if command -v systemctl >/dev/null; then as_root systemctl stop "$2" >/dev/null 2>&1 || true; fi
 }
 
-# Installs Chromium, unless Chrome is installed already, and the matching driver.
+# Installs Chromium, unless Chrome is already installed, and the matching driver.
 install_browser() {
     { command -v google-chrome >/dev/null || install chromium chromium; } &&
         install chromedriver chromium-driver

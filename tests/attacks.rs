@@ -88,7 +88,10 @@ async fn sign_in_after_transact_ends_every_presented_session(on: Backend) {
     for kind in ["alice", "bob"] {
         let cookies = [stand.signed_in(kind).await, stand.signed_in(kind).await];
         for cookie in &cookies {
-            assert!(stand.who(cookie).await.is_some(), "its first use confirms it");
+            assert!(
+                stand.who(cookie).await.is_some(),
+                "the first use of the cookie confirms the sign-in"
+            );
         }
         let both = cookies.join("; ");
         let counted = async |session: Session| {
@@ -141,7 +144,7 @@ async fn value_taken_while_being_committed_is_handed_out_once(on: Backend) {
 async fn refused_sign_in_keeps_changes_made_during_its_commit(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(1)));
     let other = stand.signed_in("alice").await;
-    assert!(stand.who(&other).await.is_some(), "its first use confirms it");
+    assert!(stand.who(&other).await.is_some(), "the first use of the cookie confirms the sign-in");
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
     session.sign_in("alice").unwrap();
@@ -287,7 +290,7 @@ async fn stream_continues_after_operation_that_needs_cookie_fails(on: Backend) {
     session.sign_out();
     session.insert(A, &1).unwrap();
     assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::HeadSent);
-    assert_eq!(stand.who(&cookie).await, None, "the end was carried out");
+    assert_eq!(stand.who(&cookie).await, None, "the session has ended");
 }
 
 async fn stream_continues_after_in_doubt_write_once_reloaded(on: Backend) {

@@ -127,7 +127,7 @@ async fn findings_of_stores_own_part_are_in_report() {
     assert_eq!(report.findings()[1], sluggish());
     assert_eq!(report.level(), Level::Warning);
     assert_eq!(report.first_error(), None);
-    assert_eq!(spy.verbs(), [], "nothing is sent that the store's own part does not send");
+    assert_eq!(spy.verbs(), [], "only the store's own part of the check sends commands");
 }
 
 /// A store's own part of the check can have the verbs tried, on the whole store or on a key that it chooses.
@@ -190,7 +190,7 @@ async fn record_of_probe_is_expired_session_that_nobody_can_open() {
     let written = std::mem::take(&mut *written.lock().unwrap());
     let [(first, record), (second, other)] = &written[..] else { panic!("{written:?}") };
     assert_ne!(first, second);
-    assert_ne!(record[..8], other[..8], "each has a write tag of its own");
+    assert_ne!(record[..8], other[..8], "each record has its own write tag");
     assert_eq!(record[8..], other[8..]);
 
     // This application has the same namespace and epoch.
@@ -261,7 +261,7 @@ async fn store_without_its_own_part_has_its_verbs_tried() {
     assert!(first[0].key.as_str().starts_with("shop:7:s:"));
     assert!(first.iter().all(|command| command.key == first[0].key));
     let _ = sessions.check().await;
-    assert_ne!(spy.take()[0].key, first[0].key, "each check has a key of its own");
+    assert_ne!(spy.take()[0].key, first[0].key, "each check uses a new key");
 }
 
 #[tokio::test]
@@ -520,7 +520,7 @@ async fn store_that_breaks_compare_and_set_is_told_how() {
     let store = Flawed::new(None);
     assert_eq!(sessions(store.clone()).check().await.level(), Level::Fine);
     assert_leaves_for_seconds(&store);
-    assert!(store.inner.is_empty(), "a trial that came to its end leaves nothing");
+    assert!(store.inner.is_empty(), "a completed trial leaves nothing");
 }
 
 fn assert_leaves_for_seconds(store: &Flawed) {

@@ -130,7 +130,7 @@ fn findings(path: &str, text: &str) -> Vec<(String, usize)> {
         let name = word(rest);
         let Some(level) = LEVELS.iter().position(|level| *level == name) else { continue };
         let argument = rest[name.len()..].strip_prefix('(').unwrap_or_else(|| {
-            panic!("{path}: Finding::{name} is to be called where it is named, for this test")
+            panic!("{path}: Finding::{name} must be called directly, so that this test can find it")
         });
         let argument = argument.trim_start();
         let code = match argument.strip_prefix('"') {
@@ -155,7 +155,7 @@ fn constant<'a>(path: &str, text: &'a str, at: usize, name: &str) -> &'a str {
     let found = before.or_else(|| text.find(&definition));
     let Some(found) = found.filter(|_| !name.is_empty()) else {
         panic!(
-            "{path}: the code {name} is to be a literal or a constant of this file, for this test"
+            "{path}: the code {name} must be a literal or a constant in this file, so that this test can find it"
         )
     };
     text[found + definition.len()..].split('"').next().unwrap()

@@ -123,7 +123,7 @@ fn fill(server: &RedisServer) {
             return;
         }
     }
-    panic!("it does not become full");
+    panic!("the server does not become full");
 }
 
 #[tokio::test]
@@ -675,7 +675,7 @@ async fn proxy_that_hides_the_server_does_not_end_the_check() {
         assert_eq!(is_said.count(), 1, "{what}: {report}");
     }
     assert!(hidden.iter().all(|finding| finding.level() == Level::Note), "{report}");
-    assert!(all(&report, "permission").is_empty(), "nothing is known of it: {report}");
+    assert!(all(&report, "permission").is_empty(), "nothing is known about permissions: {report}");
     assert!(report.findings().iter().all(|finding| finding.code() != "unreachable"), "{report}");
     // Only the store commands show whether sessions work.
     assert!(proxy.heard("GET ") > 0 && proxy.heard("SET ") > 0, "{report}");

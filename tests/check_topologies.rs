@@ -121,7 +121,7 @@ async fn slots_without_node_are_an_error_whether_or_not_the_cluster_stops() {
             node.cli(&["CLUSTER", "DELSLOTSRANGE", "100", "199"]);
         }
         if coverage == "yes" {
-            eventually("the cluster goes on with a hole", || {
+            eventually("the cluster keeps serving requests without these slots", || {
                 let states = cluster.nodes().iter().map(|node| node.cli(&["CLUSTER", "INFO"]));
                 states.into_iter().all(|state| state.contains("cluster_state:fail"))
             });

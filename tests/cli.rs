@@ -384,7 +384,7 @@ async fn sessions_on_each_server_of_pool_are_listed_and_revoked() {
         application.sign_in(SignIn::new("alice")).await;
     }
     let in_use = servers.iter().filter(|server| server.stat("curr_items") > 0);
-    assert!(in_use.count() > 1, "one server has all sessions");
+    assert!(in_use.count() > 1, "a single server has all sessions");
     let ran = application.run(&["sessions", "alice", "--json"]);
     assert_eq!(ran.json(0).as_array().unwrap().len(), 20);
     let ran = application.run(&["revoke", "--all", "alice", "--json"]);

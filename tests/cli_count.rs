@@ -492,7 +492,7 @@ fn session_that_lives_throughout_is_counted_once_whatever_the_others_do() {
         keys.sort_unstable();
         let all = keys.len();
         keys.dedup();
-        assert_eq!(keys.len(), all, "keys were met twice");
+        assert_eq!(keys.len(), all, "keys were returned twice");
         let is_stable = |key: &&String| key.starts_with("shop:0:s:00000000000000000");
         assert_eq!(keys.iter().filter(is_stable).count(), STABLE);
     }

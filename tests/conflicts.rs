@@ -742,13 +742,13 @@ async fn commit_completes_after_client_disconnects(on: Backend) {
         let mut request =
             Box::pin(stand.visit(&cookie, async |session: Session| session.insert(A, &1)));
         tokio::select! {
-            _ = &mut request => panic!("the gate was passed"),
+            _ = &mut request => panic!("the request passed the gate"),
             () = gate.reached() => {}
         }
     }
     gate.release();
     let is_kept = async || stand.read(&cookie, A).await == Some(1);
-    eventually(is_kept, "the commit went away with its client").await;
+    eventually(is_kept, "the commit was abandoned with its client").await;
 }
 
 async fn save_after_response_head_fails_only_if_it_needs_cookie(on: Backend) {

@@ -689,7 +689,10 @@ async fn failed_sign_in_spares_other_sign_in_on_same_session() {
                 pool.set(Down::Nothing);
             }
             other = visit(&sessions, &anonymous, sign_in).await.cookie();
-            assert!(is_valid(&sessions, &other).await, "its first use confirms it");
+            assert!(
+                is_valid(&sessions, &other).await,
+                "the first use of the cookie confirms the sign-in"
+            );
             if fails {
                 pool.set(Down::At(server.clone()));
             }
@@ -1962,7 +1965,7 @@ async fn directory_operations_match_command_budget(on: Backend) {
         assert_eq!(stand.taken_verbs(), [Load]);
         let finish_it = async |session: Session| session.sign_in_with(begun);
         bob = stand.visit(&bob, finish_it).await.cookie();
-        assert_eq!(stand.taken_verbs(), verbs, "the directory was read before");
+        assert_eq!(stand.taken_verbs(), verbs, "the directory had already been read");
     }
     assert!(is_alice(&stand, &cookie).await);
     assert_eq!(stand.taken_verbs(), [Load], "a read");

@@ -88,7 +88,7 @@ fn no_request_fails_while_slots_move() {
 fn succeeded(mut takes_writes: impl FnMut() -> bool) -> Stopwatch {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !takes_writes() {
-        assert!(Instant::now() < deadline, "nobody takes the master's place");
+        assert!(Instant::now() < deadline, "no server takes the master's place");
         sleep(Duration::from_millis(2));
     }
     Stopwatch::start()

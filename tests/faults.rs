@@ -3,7 +3,7 @@
 
 #![cfg(all(feature = "testing", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
-#![allow(clippy::print_stdout, reason = "what happened by chance, for whoever asks")]
+#![allow(clippy::print_stdout, reason = "prints the outcomes of the random faults")]
 
 mod support;
 
@@ -272,7 +272,7 @@ async fn load_commit_and_settlement_share_one_deadline(server: Server) {
         }
         proxy.set(Mode::Pass);
     }
-    assert!(over > 0, "nobody was short of time");
+    assert!(over > 0, "no request ran out of time");
 }
 
 /// Increments a number, sequentially and concurrently, while connections are closed or silently dropped at
@@ -393,7 +393,7 @@ async fn proxy_cuts_connections_that_are_being_made() {
         let (accepted, _) = server.accept().await.unwrap();
         proxy.cut();
         let closed = tokio::time::timeout(Duration::from_secs(10), proxy.all_closed()).await;
-        assert!(closed.is_ok(), "a connection stays open that was cut");
+        assert!(closed.is_ok(), "a connection that was cut stays open");
         drop((client.await.unwrap().unwrap(), accepted));
     }
 }

@@ -136,7 +136,7 @@ async fn requests_recover_after_connection_limit_is_reached() {
     drop(others);
     let begun = Instant::now();
     while accepted(server.port()).await.is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(5), "still turned away");
+        assert!(begun.elapsed() < Duration::from_secs(5), "the server still refuses connections");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     visitors.go_on().await;

@@ -154,7 +154,7 @@ async fn has_silent_address(hosts: &Hosts, server: Server) {
     let silent = Silent::open("127.0.0.2", port).await;
     hosts.lead_to(&["127.0.0.2", "127.0.0.1"]);
     let first = tokio::net::lookup_host(("store.test", port)).await.unwrap().next();
-    assert_eq!(first.unwrap().ip().to_string(), "127.0.0.2", "it would be tried in vain");
+    assert_eq!(first.unwrap().ip().to_string(), "127.0.0.2", "the silent address must come first");
     let url = server.url_at(port).replace("127.0.0.1", "store.test");
     let visitors = sessions(&url);
     is_served(&visitors).await;

@@ -2,7 +2,7 @@
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
-#![allow(clippy::print_stdout, reason = "what happened by chance, for whoever asks")]
+#![allow(clippy::print_stdout, reason = "prints the outcomes of the random faults")]
 
 mod support;
 
@@ -243,7 +243,7 @@ async fn pair() -> (RedisServer, RedisServer) {
     replica.cli(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
     let begun = Instant::now();
     while !replica.cli(&["INFO", "replication"]).contains("master_link_status:up") {
-        assert!(begun.elapsed() < Duration::from_secs(10), "they do not find each other");
+        assert!(begun.elapsed() < Duration::from_secs(10), "the servers did not find each other");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     (master, replica)

@@ -1,4 +1,5 @@
-//! A request's session is created when a handle is first used, which may be after the response.
+//! A request's session is created when one of its handles is first used, which may be after the
+//! response.
 
 #![cfg(all(feature = "testing", feature = "memory"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -18,7 +19,7 @@ use unsticky::exchange::{Exchange, Finish, SessionHandle};
 use unsticky::store::MemoryStore;
 use unsticky::{Clock, Cookie, ErrorKind, Sessions};
 
-/// If the session is not used, the request reads no clock, sends no store command and needs no runtime.
+/// A request that does not use its session reads no clock, sends no store command and needs no runtime.
 #[test]
 fn request_without_session_use_reads_no_clock() {
     #[derive(Debug)]
@@ -42,7 +43,7 @@ fn request_without_session_use_reads_no_clock() {
     drop(Exchange::begin(&sessions, [token], None));
 }
 
-/// How the exchange ends before its handle is first used.
+/// What happens to the exchange before its handle is first used.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum End {
     Answered,
@@ -70,7 +71,7 @@ async fn handle_first_used_after_response_saves_values_and_sends_no_cookie() {
         let session = one.session().await.unwrap();
         assert_eq!(session.get(SEED).unwrap(), Some(1), "{end:?}");
         session.insert(A, &1).unwrap();
-        // All handles of a request share one session in this case too.
+        // Here too, all handles of a request share one session.
         assert_eq!(other.session().await.unwrap().get(A).unwrap(), Some(1), "{end:?}");
         session.save().await.unwrap();
         assert_eq!(stand.read(&cookie, A).await, Some(1), "{end:?}");
@@ -98,8 +99,8 @@ async fn handle_first_used_after_response_creates_no_session() {
     }
 }
 
-/// Two layers share a `Sessions`. The inner exchange may end at any time; only the end of the outer one
-/// counts.
+/// Two layers share a `Sessions`. It does not matter when the inner exchange ends: a cookie can be set
+/// until the outer one ends.
 #[tokio::test]
 async fn handle_of_shared_session_can_set_cookie_until_outer_layer_finishes() {
     for in_time in [true, false] {
@@ -128,8 +129,8 @@ async fn handle_of_shared_session_can_set_cookie_until_outer_layer_finishes() {
     }
 }
 
-/// A `Cookie` header whose parsing takes until the request is finished, or until it is certain that the
-/// end of the request waits for the parsing.
+/// A `Cookie` header that is slow to parse: parsing it takes until the request has finished, or 100 ms
+/// if the request waits for the parsing.
 struct SlowToParse {
     is_parsed: mpsc::Sender<()>,
     is_finished: Mutex<mpsc::Receiver<()>>,
@@ -143,9 +144,9 @@ impl AsRef<[u8]> for SlowToParse {
     }
 }
 
-/// If another thread finishes the request while its session is being created, either the end of the
-/// request includes the session or the session knows that it is too late. A write never appears to
-/// succeed in a session whose cookie was not sent.
+/// One thread finishes the request while another creates its session. Either the response includes the
+/// session's changes, or the session knows that it is too late: a write never appears to succeed in a
+/// session whose cookie was not sent.
 #[test]
 fn session_extracted_during_commit_cannot_set_cookie() {
     let stand = Backend::memory().stand();
@@ -158,7 +159,7 @@ fn session_extracted_during_commit_cannot_set_cookie() {
     let asking = thread::spawn(move || handle.session().now_or_never().unwrap().unwrap());
     parsed.recv().unwrap();
     let reply = runtime.block_on(finish(exchange, 200));
-    // The receiver is gone if the parsing has already ended, which is the normal case.
+    // The receiver is normally gone, because parsing ends first.
     let _ = say_finished.send(());
     assert!(reply.set_cookie.is_none() && reply.error.is_none());
     let session = asking.join().unwrap();

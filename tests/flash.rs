@@ -1,4 +1,4 @@
-//! Flash messages: each is shown by exactly one response, and none causes a request to fail.
+//! Flash messages: each is shown by exactly one response, and none makes a request fail.
 
 #![cfg(all(
     feature = "testing",
@@ -33,12 +33,12 @@ fn texts(flashes: Vec<Flash>) -> Vec<String> {
     flashes.into_iter().map(|flash| flash.text).collect()
 }
 
-/// A handler that shows the messages.
+/// A handler that takes and shows the messages.
 async fn page(session: Session) -> Result<Vec<String>> {
     session.flashes().await.map(texts)
 }
 
-/// The messages that a page of this session shows.
+/// Returns the messages that a page of this session shows.
 async fn shown(stand: &Stand, cookie: &str) -> Vec<String> {
     let page = stand.visit(cookie, page).await;
     assert_eq!(page.set_cookie, None);
@@ -50,7 +50,7 @@ async fn told(stand: &Stand, text: &str) -> String {
     stand.visit("", say(text)).await.cookie()
 }
 
-/// Returns the result of a request that must succeed.
+/// Returns the output of a request that must succeed and set no cookie.
 fn unharmed<T: std::fmt::Debug>(visit: Visit<T>) -> T {
     assert_eq!((visit.failure(), &visit.set_cookie), (None, &None), "{:?}", visit.output);
     visit.ok()
@@ -104,7 +104,7 @@ async fn message_survives_sign_in_of_same_person(on: Backend) {
     };
     let cookie = stand.visit(&cookie, sign_in).await.cookie();
     assert_eq!(shown(&stand, &cookie).await, ["first", "before", "after"]);
-    // Signing in again, and a step-up.
+    // Messages also survive a second sign-in by the same user, and a step-up.
     unharmed(stand.visit(&cookie, say("first")).await);
     let cookie = stand.visit(&cookie, sign_in).await.cookie();
     let step_up = async |session: Session| session.step_up();
@@ -112,7 +112,7 @@ async fn message_survives_sign_in_of_same_person(on: Backend) {
     assert_eq!(shown(&stand, &cookie).await, ["first", "before", "after"]);
 }
 
-/// Earlier messages were meant for another user.
+/// Earlier messages were meant for the user who was signed in before, so only this request's are kept.
 async fn sign_in_as_another_person_keeps_only_messages_of_its_request(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -129,7 +129,7 @@ async fn sign_in_as_another_person_keeps_only_messages_of_its_request(on: Backen
     assert_eq!(shown(&stand, &cookie).await, NOTHING);
 }
 
-/// The response has the cookie of a new anonymous session instead of a removal.
+/// The response sets the cookie of a new anonymous session instead of removing the cookie.
 async fn message_of_sign_out_goes_into_new_session(on: Backend) {
     let stand = on.stand();
     type Deed = fn(&Session) -> Result<()>;
@@ -161,7 +161,8 @@ async fn sign_out_and_tell(session: Session) -> Result<()> {
     session.flash(Level::Info, "goodbye")
 }
 
-/// A double click.
+/// Two sign-outs of one session at the same time, as after a double click: both succeed, and only the
+/// first keeps its message.
 async fn second_sign_out_at_once_succeeds_and_drops_its_message(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -171,7 +172,7 @@ async fn second_sign_out_at_once_succeeds_and_drops_its_message(on: Backend) {
     });
     unharmed(second.await);
     assert_eq!(shown(&stand, &first).await, ["goodbye"]);
-    // If a value is lost as well, the request fails as it does without a message.
+    // If the second sign-out also loses a value, it fails, as it would without a message.
     let cookie = stand.signed_in("alice").await;
     let with_value = async |session: Session| {
         session.insert(A, &1)?;
@@ -184,7 +185,7 @@ async fn second_sign_out_at_once_succeeds_and_drops_its_message(on: Backend) {
     assert_eq!((second.failure(), second.set_cookie), (Some(ErrorKind::Gone), None));
 }
 
-/// The session has ended, as requested; only the message has no session.
+/// The session has ended, as requested. The message is dropped, because no new session can hold it.
 async fn sign_out_succeeds_where_its_message_cannot_be_stored(on: Backend) {
     let stand = on.stand();
     for fault in [Fault::Refused, Fault::Unavailable] {
@@ -192,7 +193,7 @@ async fn sign_out_succeeds_where_its_message_cannot_be_stored(on: Backend) {
         stand.store.fail_always(Verb::Create, fault);
         let left = stand.visit(&cookie, sign_out_and_tell).await;
         assert_eq!((left.failure(), left.removes_cookie()), (None, true));
-        // The lost value makes the request fail.
+        // If a value is lost too, the request fails.
         stand.store.heal();
         let cookie = stand.signed_in("alice").await;
         stand.store.fail_always(Verb::Create, fault);
@@ -220,7 +221,7 @@ async fn sign_out_overtaken_by_other_persons_sign_in_sends_nothing(on: Backend) 
     assert_eq!(stand.who(&newer).await.as_deref(), Some("alice"));
 }
 
-/// The cookie of a new session would overwrite the newer one.
+/// A new session for the message would need a cookie, which would overwrite the newer one.
 async fn request_with_stale_cookie_drops_its_message(on: Backend) {
     let stand = on.stand();
     let stale = stand.signed_in("alice").await;
@@ -245,7 +246,7 @@ async fn request_with_stale_cookie_drops_its_message(on: Backend) {
     assert_eq!(stand.visit(&stale, with_value).await.failure(), Some(ErrorKind::Gone));
 }
 
-/// The handler checks whether its session is still alive and responds in either case.
+/// A handler that finds that its session is gone can still respond, although it has added a message.
 async fn message_fails_no_request_that_found_its_session_lost(on: Backend) {
     let stand = on.stand();
     for (touches, writes) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -258,7 +259,7 @@ async fn message_fails_no_request_that_found_its_session_lost(on: Backend) {
             }
             let looked = if touches { session.touch().await } else { session.reload().await };
             assert_eq!(looked.unwrap_err().kind(), ErrorKind::Gone);
-            // No message that waited in the session is shown.
+            // Messages that were waiting in the session are not shown.
             let shown = page(session.clone()).await?;
             session.flash(Level::Info, "dropped")?;
             Ok(shown)
@@ -270,7 +271,7 @@ async fn message_fails_no_request_that_found_its_session_lost(on: Backend) {
         let late = late.await;
         match writes {
             false => assert_eq!(unharmed(late), ["own"]),
-            // Without a message, the request fails as well.
+            // With a lost value, the request fails, as it would without a message.
             true => assert_eq!((late.failure(), late.set_cookie), (Some(ErrorKind::Gone), None)),
         }
     }
@@ -325,7 +326,8 @@ async fn page_at_once_with_sign_out_never_fails(on: Backend) {
     assert_eq!(first, ["hello"]);
 }
 
-/// The page's other changes are lost, so it fails, as it would without a message.
+/// The page has also changed a value. The change is lost, so the page fails, as it would without a
+/// message.
 async fn page_that_loses_other_changes_fails(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -350,8 +352,9 @@ async fn page_at_once_with_rotation_shows_message(on: Backend) {
     assert_eq!(shown(&stand, &rotated).await, NOTHING);
 }
 
-/// Writes a message while another request does this; returns the messages that the session's newest cookie
-/// shows then.
+/// A request adds a message while another request writes, adds a message, rotates, signs in or signs
+/// out. The message is then shown after the other request's message, or it is dropped. Either way, the
+/// request that added it succeeds.
 async fn message_written_at_once_with_other_request_is_merged_or_dropped(on: Backend) {
     let stand = on.stand();
     type Deed = fn(&Session) -> Result<()>;
@@ -402,13 +405,13 @@ async fn own_message_is_shown_without_being_stored(on: Backend) {
         assert_eq!(unharmed(stand.visit(cookie, own).await), ["own"]);
         assert_eq!(stand.taken_verbs(), commands);
     }
-    // A message of another request is left for another page.
+    // A message added by another request in the meantime is left for the next page.
     let late = stand.overtaken(&cookie, own, async || {
         unharmed(stand.visit(&cookie, say("other")).await);
     });
     assert_eq!(unharmed(late.await), ["own"]);
     assert_eq!(shown(&stand, &cookie).await, ["other"]);
-    // Together with a message that is waiting.
+    // A page shows its own message after those that were waiting.
     unharmed(stand.visit(&cookie, say("waits")).await);
     assert_eq!(unharmed(stand.visit(&cookie, own).await), ["waits", "own"]);
     assert_eq!(shown(&stand, &cookie).await, NOTHING);
@@ -423,7 +426,7 @@ async fn own_message_is_shown_without_being_stored(on: Backend) {
     assert_eq!(shown(&stand, &cookie).await, ["next"]);
 }
 
-/// Another handle of the request stores the message at this moment.
+/// A page takes a message while another handle of its request is storing it.
 async fn message_that_is_being_stored_is_shown_once(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -459,7 +462,7 @@ async fn pages_cost_one_command_and_two_with_message(on: Backend) {
     stand.spy.take();
     assert_eq!(shown(&stand, "").await, NOTHING);
     assert!(stand.taken_verbs().is_empty());
-    // A write that is made for another reason stores the message too.
+    // A page that also changes a value sends no extra command: one write covers both.
     stand.spy.take();
     unharmed(stand.visit(&cookie, say("hello")).await);
     assert_eq!(stand.taken_verbs(), [Verb::Load, Verb::Replace]);
@@ -502,7 +505,7 @@ async fn seventeenth_message_drops_oldest(on: Backend) {
     };
     unharmed(stand.visit(&cookie, in_one_request).await);
     assert_eq!(shown(&stand, &cookie).await, numbers[24..]);
-    // By size.
+    // The oldest are also dropped if the messages are too large together.
     for number in 0..20 {
         let text = format!("{number}{}", "x".repeat(1000));
         unharmed(stand.visit(&cookie, say(&text)).await);
@@ -511,12 +514,12 @@ async fn seventeenth_message_drops_oldest(on: Backend) {
     assert_eq!((shown.len(), &shown[3][..3]), (4, "19x"));
 }
 
-/// The application's values have priority over messages, in whichever order they were written.
+/// An application's values have priority over messages, whichever were written first.
 async fn messages_take_no_room_from_values(on: Backend) {
     const TEXT: Key<String> = Key::new("text");
     let stand = on.stand_with(|builder| builder.max_record_bytes(2048));
     let cookie = stand.seeded().await;
-    // A record remembers its last eight writes, so after eight it has its full size.
+    // A record keeps the tags of its last eight writes, so it has its full size after eight writes.
     for number in 0..8 {
         stand.write(&cookie, A, number).await;
     }
@@ -532,10 +535,10 @@ async fn messages_take_no_room_from_values(on: Backend) {
     let write = async |session: Session| session.insert(TEXT, &"y".repeat(largest));
     let read = async |session: Session| Ok(session.get(TEXT)?.unwrap_or_default());
 
-    // There is no room for a message, and no request fails for that reason.
+    // There is no room for a message, so it is dropped; no request fails for that reason.
     unharmed(stand.visit(&cookie, say("dropped")).await);
     assert_eq!(shown(&stand, &cookie).await, NOTHING);
-    // Stored messages are dropped to make room.
+    // Stored messages are dropped to make room for a value.
     unharmed(
         stand.visit(&cookie, async |session: Session| session.insert(TEXT, &String::new())).await,
     );
@@ -545,7 +548,7 @@ async fn messages_take_no_room_from_values(on: Backend) {
     unharmed(stand.visit(&cookie, write).await);
     assert_eq!(stand.visit(&cookie, read).await.ok(), "y".repeat(largest));
     assert_eq!(shown(&stand, &cookie).await, NOTHING);
-    // In one request, and in a `transact`.
+    // Messages also make room within one request, and in a `transact`.
     let both = async |session: Session| {
         session.insert(TEXT, &String::new())?;
         session.save().await?;
@@ -587,7 +590,7 @@ async fn failed_response_keeps_waiting_messages_and_discards_its_own(on: Backend
     session.flash(Level::Info, "discarded").unwrap();
     assert!(finish(exchange, 500).await.error.is_none());
     assert_eq!(shown(&stand, &cookie).await, ["waits"]);
-    // A request that has called it has taken the messages.
+    // A page takes the messages when it calls `flashes`, even if its response then fails.
     unharmed(stand.visit(&cookie, say("taken")).await);
     let (exchange, session) = stand.begin(&cookie).await;
     assert_eq!(page(session).await.unwrap(), ["taken"]);
@@ -619,7 +622,7 @@ async fn handle_after_its_response_stores_and_takes_messages(on: Backend) {
     session.flash(Level::Info, "late").unwrap();
     session.save().await.unwrap();
     assert_eq!(shown(&stand, &cookie).await, ["late"]);
-    // The request has written the message, and a page has taken it since.
+    // The request itself wrote this message, but a page has taken it since.
     assert_eq!(page(session.clone()).await.unwrap(), NOTHING);
     session.flash(Level::Info, "lost").unwrap();
     stand.sign_out(&cookie).await;
@@ -632,13 +635,14 @@ async fn handle_after_its_response_stores_and_takes_messages(on: Backend) {
     assert_eq!(page(session).await.unwrap(), ["late"]);
 }
 
-/// The answer to the write that takes a message is lost.
+/// The write that takes a message gets no answer. If the record can be read back, the page shows the
+/// message; otherwise the page fails, and the next page shows the message if the write was not applied.
 async fn lost_answer_shows_message_at_most_once(on: Backend) {
     let stand = on.stand();
     for (fault, failed_loads, expected) in [
         (Fault::LoseAnswer, 0, Some(1)),
         (Fault::LoseRequest, 0, Some(1)),
-        // The write is applied, and its answer is lost.
+        // The record cannot be read back either, so the outcome is unknown.
         (Fault::LoseAnswer, 3, None),
         (Fault::LoseRequest, 3, None),
     ] {
@@ -667,7 +671,8 @@ async fn lost_answer_shows_message_at_most_once(on: Backend) {
     }
 }
 
-/// The write was applied, so this page shows the messages, whatever has happened to the session since.
+/// The write that took the messages was applied, so this page shows them, even though its answer was
+/// lost and a sign-in has replaced the session since.
 async fn message_taken_before_sign_in_is_shown_although_its_answer_is_lost(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -685,8 +690,8 @@ async fn message_taken_before_sign_in_is_shown_although_its_answer_is_lost(on: B
     assert_eq!(shown(&stand, &signed_in).await, NOTHING);
 }
 
-/// Loads the same pages again, each with a cookie and an additional operation, and counts how often each
-/// message was shown.
+/// Loads a page in `count` concurrent requests, each of which may also change a value, and counts how
+/// often each message was shown.
 async fn pages_at_once(
     sessions: &Sessions,
     cookie: &str,
@@ -699,7 +704,7 @@ async fn pages_at_once(
         let (sessions, cookie, barrier) = (sessions.clone(), cookie.to_owned(), barrier.clone());
         pages.spawn(async move {
             let page = async |session: Session| {
-                // By now all requests have loaded the session.
+                // At this point, all requests have loaded the session.
                 barrier.wait().await;
                 if writes {
                     session.update(A, |number| *number += 1)?;
@@ -734,7 +739,7 @@ async fn hundred_and_twenty_pages_at_once_show_each_message_once(on: Backend) {
     }
 }
 
-/// All operations at the same time: messages, pages, rotations, sign-ins and sign-outs, and lost answers.
+/// All at the same time: messages, pages, lost answers, and a rotation, a sign-in or a sign-out.
 async fn everything_at_once_shows_no_message_twice_and_fails_no_page(on: Backend) {
     for round in 0..12_usize {
         let loses_answers = round % 4 == 3;
@@ -774,7 +779,7 @@ async fn everything_at_once_shows_no_message_twice_and_fails_no_page(on: Backend
         while let Some(request) = requests.join_next().await {
             let request = request.unwrap();
             if request.failure() == Some(ErrorKind::OutcomeUnknown) && loses_answers {
-                // Too many other requests wrote before the answer could be settled.
+                // Other requests wrote too often for the outcome to be settled.
                 in_doubt += 1;
                 continue;
             }
@@ -792,15 +797,15 @@ async fn everything_at_once_shows_no_message_twice_and_fails_no_page(on: Backend
         }
         assert!(seen.values().all(|count| *count == 1), "round {round}: {seen:?}");
         if round % 3 != 0 && in_doubt == 0 {
-            // Messages from the start are lost only with the session.
+            // Unless the session was signed out, the messages from the start are all shown.
             let first = seen.keys().filter(|text| text.starts_with("first")).count();
             assert_eq!(first, 3, "round {round}: {seen:?}");
         }
     }
 }
 
-/// In both frameworks: the script that is run with the newest cookie, the body, and the cookie in the
-/// response.
+/// Each row: the script to run with the newest cookie, the body, and what the response does with the
+/// cookie.
 #[tokio::test]
 async fn both_frameworks_show_same_messages() {
     const TOKEN: Option<bool> = Some(false);
@@ -834,7 +839,7 @@ async fn both_frameworks_show_same_messages() {
                 cookie = reply.cookie();
             }
         }
-        // A double click, and a page in between.
+        // A double click on the sign-out button, and two pages at the same time.
         let cookie = app.sign_in("alice").await;
         app.run("flash:waits", &cookie).await;
         let scripts = ["sign-out,flash:bye", "flashes", "sign-out,flash:bye", "get:a,flashes"];

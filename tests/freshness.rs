@@ -19,7 +19,7 @@ use unsticky::actix::SessionMiddleware;
 use unsticky::tower::SessionLayer;
 use unsticky::{AuthenticatedWithin, Result, Session, Sessions};
 
-/// A response's status, `Location` header and body, and the cookie that it set.
+/// A response's status, `Location` header and body, and the cookie that it sets.
 type Answer = (u16, Option<String>, String, Option<String>);
 
 async fn delete_account(user: AuthenticatedWithin<600>) -> String {

@@ -1,4 +1,5 @@
-//! Groups of routes behind a guard, and the equivalent extractors: one table, both frameworks.
+//! Groups of routes behind a guard, and the equivalent extractors: one table of scenarios for both
+//! frameworks.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -84,7 +85,8 @@ fn same_origin() -> Guard {
     Guard::same_origin().trust("https://login.example").unwrap()
 }
 
-/// The same routes in both frameworks, some of them in scopes with the guard inside or outside.
+/// Returns the same routes in both frameworks. Some are in nested scopes, with the guard on the inner
+/// or the outer one.
 async fn apps(layers: &[Sessions]) -> [App; 2] {
     let guard = || Guard::signed_in();
     let inside = Router::new()
@@ -146,13 +148,13 @@ enum Visitor {
 
 use Visitor::{Alice, Nobody, Stale};
 
-/// Returns a stand with configured pages, and the cookies of Alice and of Stale.
+/// Returns a stand with sign-in and step-up pages, and the cookies of Alice and of Stale.
 async fn stand() -> (Stand, String, String) {
     let stand = Backend::memory()
         .stand_with(|builder| builder.sign_in_page("/sign-in").step_up_page("/confirm?again"));
     let stale = stand.signed_in("stale").await;
     stand.clock.advance(TEN_MINUTES + Duration::from_millis(1));
-    // Extending an idle timeout would cost one more command.
+    // Extends Stale's idle timeout now, so that no later request has to send a command for it.
     stand.visit(&stale, async |session: Session| session.get(ROLE)).await.ok();
     let alice = stand.signed_in("alice").await;
     stand.spy.take();
@@ -164,7 +166,7 @@ async fn ask(app: &App, method: &str, path: &str, headers: Headers, cookie: &str
     app.ask(headers.iter().fold(Ask::new(method, path).cookie(cookie), with)).await
 }
 
-/// Returns the field names of Vary, sorted.
+/// Returns the field names in the `Vary` header, sorted.
 fn vary(reply: &Reply) -> String {
     let mut fields = reply.all("vary");
     fields.sort_unstable();
@@ -173,8 +175,8 @@ fn vary(reply: &Reply) -> String {
 
 type Row = (&'static str, Visitor, &'static str, &'static str, Headers, u16, Option<&'static str>);
 
-/// Description, visitor, method, target after `/guard` and after `/extract`, header fields, status,
-/// Location
+/// Columns: description, visitor, method, target below `/guard` and `/extract`, header fields, status,
+/// `Location`.
 const TABLE: &[Row] = &[
     ("signed in passes", Alice, "GET", "", NAVIGATION, 200, None),
     ("signed in passes with a form", Alice, "POST", "?a", NAVIGATION, 200, None),
@@ -265,7 +267,8 @@ async fn guard_on_nested_router_uses_full_request_path() {
     }
 }
 
-/// The client chooses the target: a target that is not a path of this site is not sent back to it.
+/// The client chooses the target, so it becomes `next` only if it is a short, unambiguous path on this
+/// site.
 #[tokio::test]
 async fn ambiguous_or_long_target_is_sent_without_next() {
     let (stand, ..) = stand().await;
@@ -295,7 +298,8 @@ async fn guard_pages_override_configured_pages() {
             ("/elsewhere", "", 303, Some("https://login.example/?a")),
             // A `next` parameter set by the application is kept.
             ("/told", "", 303, Some("/sign-in?next=/told-before")),
-            // If the sign-in page itself is behind its guard, `next` would redirect the browser in circles.
+            // If the sign-in page is behind its own guard, `next` would send the browser round in
+            // circles.
             ("/own-sign-in?way=code&next=/own", "", 401, None),
         ] {
             let reply = ask(&app, "GET", path, NAVIGATION, cookie).await;
@@ -320,7 +324,7 @@ async fn stale_sign_in_is_redirected_to_sign_in_page_if_no_step_up_page_is_confi
             let expected = page.map(|page| format!("{page}?next=/guard/danger"));
             assert_eq!(reply.status, if page.is_some() { 303 } else { 401 });
             assert_eq!(reply.all("location").pop(), expected.as_deref());
-            // Without a page, the response does not depend on the kind of request.
+            // If no page is configured, the response does not depend on the kind of request.
             assert_eq!(vary(&reply).contains("accept"), page.is_some());
         }
     }
@@ -333,7 +337,7 @@ async fn next_parameter_accepts_only_local_paths() {
         let sent = ask(&app, "GET", "/guard?a=1&b=%26", NAVIGATION, "").await;
         let page = sent.all("location")[0];
         let shown = app.get(page, "").await.body;
-        assert_eq!(shown, format!("{page} then /guard?a=1&b=%26"), "the form leads on");
+        assert_eq!(shown, format!("{page} then /guard?a=1&b=%26"), "the form keeps the path");
         for evil in ["//evil.example", "%2F%2Fevil.example", "/%5Cevil.example", "/%2509/x", "x"] {
             let reply = app.get(&format!("/sign-in?next={evil}"), "").await;
             assert_eq!((reply.status, &*reply.body), (200, "/sign-in then /home"), "{evil}");
@@ -366,7 +370,8 @@ async fn permission_is_decided_on_current_session() {
             ("/boss", &boss, 200, "welcome boss"),
             ("/boss", &staff, 403, "You do not have permission to do this."),
             ("/boss", &guest, 403, "You do not have permission to do this."),
-            // A visitor who is signed in is not asked to sign in.
+            // The session's role cannot be decoded. The user is signed in, so asking for a sign-in
+            // would not help.
             ("/staff", &broken, 500, "Something went wrong on our side."),
         ] {
             for headers in [NAVIGATION, FETCH] {
@@ -417,8 +422,8 @@ async fn option_confirmed(user: Option<AuthenticatedWithin<600>>) -> String {
     maybe_confirmed(Maybe(user)).await
 }
 
-/// `Maybe` is the same in both frameworks. So is `Option` in axum; the `Option` of actix-web hides every
-/// error.
+/// `Maybe` behaves alike in both frameworks, and so does `Option` in axum. In actix-web, `Option` hides
+/// every error.
 #[tokio::test]
 async fn optional_extractor_returns_none_for_anonymous_and_error_in_outage() {
     let (stand, alice, stale) = stand().await;
@@ -470,7 +475,7 @@ const CROSS_SITE: (&str, &str) = ("sec-fetch-site", "cross-site");
 const SAME_ORIGIN: (&str, &str) = ("sec-fetch-site", "same-origin");
 const HANDSHAKE: (&str, &str) = ("upgrade", "websocket");
 
-/// Description, method, target, header fields, status
+/// Columns: description, method, target, header fields, status.
 const ORIGINS: &[(&str, &str, &str, Headers, u16)] = &[
     ("cross-site POST", "POST", "", &[SHOP, EVIL, CROSS_SITE], 403),
     ("same-origin POST", "POST", "", &[SHOP, OURS, SAME_ORIGIN], 200),
@@ -531,7 +536,7 @@ async fn cross_site_requests_are_refused() {
     assert_eq!(stand.taken_verbs(), []);
 }
 
-/// Another site cannot learn whether the visitor is signed in.
+/// The origin is checked first, so another site cannot learn whether the visitor is signed in.
 #[tokio::test]
 async fn origin_is_checked_before_session_is_loaded() {
     let (stand, alice, _) = stand().await;

@@ -1,4 +1,4 @@
-//! Several handles in one request, early commits, and the use of handles after them.
+//! Several handles in one request, early commits, and the use of handles afterwards.
 
 #![cfg(all(
     feature = "testing",
@@ -23,6 +23,8 @@ use unsticky::store::MemoryStore;
 use unsticky::testing::{Fault, Verb};
 use unsticky::{Cookie, ErrorKind, Lifetime, Result, Session, Sessions};
 
+/// A save gets no answer and is settled by a load. Before that load, another request changes the
+/// record. The first request's next write keeps that change.
 async fn write_after_settled_write_keeps_concurrent_write(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -46,6 +48,8 @@ async fn write_after_settled_write_keeps_concurrent_write(on: Backend) {
     );
 }
 
+/// A save gets no answer and is settled by a load. Before that load, another request signs in. The
+/// first request's next write must not restore the old secret.
 async fn write_after_settled_write_does_not_undo_sign_in(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -80,7 +84,7 @@ fn update_function_may_read_session() {
             tx.send(()).unwrap();
         })
     });
-    rx.recv_timeout(Duration::from_secs(3)).expect("DEADLOCK in sign_in");
+    rx.recv_timeout(Duration::from_secs(3)).expect("sign_in deadlocked");
 }
 
 async fn sign_out_then_insert_sends_no_cookie_over_concurrent_sign_in(on: Backend) {
@@ -102,7 +106,8 @@ async fn sign_in_after_early_saved_rotation_starts_separate_session(on: Backend)
     s1.rotate();
     s1.save().await.unwrap();
     s2.sign_in("alice").unwrap();
-    // The secret of this sign-in was already replaced, so it uses another session: both cookies are valid.
+    // The secret was already replaced when this sign-in was saved, so the user is signed in to a new
+    // session and both cookies are valid.
     let signed_in = cookie_of(&finish(e2, 200).await).unwrap();
     s1.insert(A, &1).unwrap();
     let rotated = cookie_of(&finish(e1, 200).await).unwrap();
@@ -157,6 +162,7 @@ async fn value_taken_before_leaving_session_is_handed_out_once(on: Backend) {
     }
 }
 
+/// A sign-out ends the session even if an earlier save in the same request stays in doubt.
 async fn sign_out_takes_effect_after_failed_save(on: Backend) {
     for status in [200, 500] {
         let stand = on.stand();
@@ -175,6 +181,8 @@ async fn sign_out_takes_effect_after_failed_save(on: Backend) {
     }
 }
 
+/// Another request signs in on the session. Whatever the first request then does with its handle, a
+/// value that it writes goes neither to that session nor to a new one.
 async fn lost_session_is_not_replaced_by_new_session(on: Backend) {
     for how in ["rotate", "sign_out", "reload"] {
         let stand = on.stand();
@@ -192,7 +200,7 @@ async fn lost_session_is_not_replaced_by_new_session(on: Backend) {
             }
             _ => assert_eq!(s.reload().await.unwrap_err().kind(), ErrorKind::Gone),
         }
-        // There is nothing to save, but the replaced session must not be forgotten.
+        // There is nothing to save, but the handle must remember that its session was replaced.
         s.save().await.unwrap();
         s.insert(A, &1).unwrap();
         let r = finish(e, 200).await;
@@ -202,6 +210,7 @@ async fn lost_session_is_not_replaced_by_new_session(on: Backend) {
     }
 }
 
+/// A request signs in as Bob, writes a value, and signs in as Alice. Alice does not see Bob's value.
 async fn sign_in_as_another_principal_hides_previous_values(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -225,6 +234,7 @@ async fn sign_in_as_another_principal_hides_previous_values(on: Backend) {
     assert_eq!(v.ok(), None, "anon");
 }
 
+/// A delayed copy of the create reaches the store after the session was signed out.
 async fn late_copy_of_create_does_not_restore_session(on: Backend) {
     let stand = on.stand();
     let p = stand.late.postpone(Verb::Create);
@@ -247,6 +257,8 @@ async fn changes_of_failed_request_are_not_saved_later(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, None);
 }
 
+/// The response fails while a rotation is being written. The browser must not be left with an invalid
+/// cookie.
 async fn rotation_in_progress_at_failed_response_keeps_session_usable(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -261,7 +273,7 @@ async fn rotation_in_progress_at_failed_response_keeps_session_usable(on: Backen
     assert!(futures_util::poll!(&mut end).is_pending());
     gate.release();
     let r = end.await;
-    // After this, all work in progress has completed.
+    // After this call, all work in progress has completed.
     let _ = s.save().await;
     let now = cookie_of(&r).unwrap_or(cookie);
     assert_eq!(
@@ -271,6 +283,8 @@ async fn rotation_in_progress_at_failed_response_keeps_session_usable(on: Backen
     );
 }
 
+/// The request ends while a `transact` is still creating its session. The response waits, and sets the
+/// cookie.
 async fn session_being_created_gets_its_cookie_into_response(on: Backend) {
     let stand = on.stand();
     let (e, s) = stand.begin("").await;
@@ -284,9 +298,11 @@ async fn session_being_created_gets_its_cookie_into_response(on: Backend) {
     assert!(futures_util::poll!(&mut end).is_pending());
     gate.release();
     transact.await.unwrap().unwrap();
-    assert!(cookie_of(&end.await).is_some(), "stored, and no cookie");
+    assert!(cookie_of(&end.await).is_some(), "stored, but no cookie was set");
 }
 
+/// While a `destroy` and a new value are being committed, the handle calls `rotate`. The new session must
+/// not be destroyed as well.
 async fn rotation_during_commit_does_not_repeat_committed_destroy(on: Backend) {
     let stand = on.stand();
     let cookie = stand.signed_in("alice").await;
@@ -334,7 +350,7 @@ async fn expired_session_is_not_revived_while_still_stored() {
         assert_eq!(
             stand.read(&cookie, SEED).await,
             None,
-            "writes={writes}: expired session lives again"
+            "writes={writes}: the expired session was revived"
         );
     }
 }
@@ -354,7 +370,7 @@ async fn response_future_dropped_unpolled_still_ends_session(on: Backend) {
     let (e, s) = stand.begin(&cookie).await;
     s.sign_out();
     drop(e.finish(200));
-    eventually(async || stand.who(&cookie).await.is_none(), "the end was lost").await;
+    eventually(async || stand.who(&cookie).await.is_none(), "the session was not ended").await;
 }
 
 async fn failed_transact_leaves_pending_sign_out_for_response(on: Backend) {
@@ -383,6 +399,8 @@ async fn error_response_keeps_cookies_of_inner_layers() {
     }
 }
 
+/// The value equals the one in the old session, but it was written after the sign-out. It is therefore
+/// a change, and its loss is reported.
 async fn insert_after_sign_out_is_not_compared_with_old_session(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -411,8 +429,8 @@ async fn sign_in_recovers_request_whose_session_was_lost(on: Backend) {
     assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
 }
 
-/// A change without effect needs no write, and no later commit of the handle overwrites the values of other
-/// requests with it.
+/// A change without effect needs no write. It is also left out of later commits by the same handle,
+/// which would overwrite the values of other requests.
 async fn change_without_effect_is_not_saved_after_response(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -425,7 +443,8 @@ async fn change_without_effect_is_not_saved_after_response(on: Backend) {
     assert_eq!((stand.read(&cookie, SEED).await, stand.read(&cookie, A).await), (Some(2), Some(1)));
 }
 
-/// The browser may hold the newer cookie, which the cookie of a new session would replace.
+/// A new session would need a cookie, which would replace the newer one that the browser may already
+/// hold.
 async fn write_with_old_secret_starts_no_new_session(on: Backend) {
     let stand = on.stand();
     let old = stand.seeded().await;
@@ -435,8 +454,8 @@ async fn write_with_old_secret_starts_no_new_session(on: Backend) {
     assert_eq!((stand.read(&newer, SEED).await, stand.read(&newer, A).await), (Some(1), None));
 }
 
-/// A session that has ended needs no lifetime change; one on which another principal has signed in does not
-/// get one.
+/// If the session has ended, there is no lifetime left to change, so nothing is lost. If another
+/// request has signed in, the change is lost, so the request fails.
 async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend) {
     for lives in [false, true] {
         let stand = on.stand();
@@ -452,7 +471,8 @@ async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend
         session.set_lifetime(Lifetime::nist_aal2());
         let reply = finish(exchange, 200).await;
         assert_eq!((reply.error.map(|error| error.kind()), reply.set_cookie), (gone, None));
-        // The same if a sign-out after the response has already noticed it.
+        // The outcome is the same if a sign-out after the response has already found that the session
+        // is gone.
         let cookie = stand.seeded().await;
         let (exchange, session) = stand.begin(&cookie).await;
         overtake(&cookie).await;
@@ -464,7 +484,7 @@ async fn lifetime_change_of_lost_session_fails_only_if_session_lives(on: Backend
     }
 }
 
-/// A request with a replaced secret does not extend the session.
+/// The request changes and saves a value, but when it ends it sends no command to extend the session.
 async fn request_with_replaced_secret_does_not_extend_idle_timeout(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -484,7 +504,7 @@ async fn request_with_replaced_secret_does_not_extend_idle_timeout(on: Backend) 
     assert_eq!(stand.read(&newer, A).await, None);
 }
 
-/// The values of an in-doubt commit are no longer visible; later changes are.
+/// The values of an in-doubt commit are no longer visible, but changes made while it ran are.
 async fn change_during_in_doubt_commit_stays_visible(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -505,7 +525,7 @@ async fn change_during_in_doubt_commit_stays_visible(on: Backend) {
     assert_eq!(finish(exchange, 200).await.error.unwrap().kind(), ErrorKind::OutcomeUnknown);
 }
 
-/// Until the record is reloaded, each commit returns the error.
+/// Each commit returns the error until the record is reloaded.
 async fn outcome_unknown_after_response_is_reported_until_reload(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -525,7 +545,8 @@ async fn outcome_unknown_after_response_is_reported_until_reload(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, C).await), (Some(1), Some(3)));
 }
 
-/// The request is anonymous, and its handle continues with the session that it has created.
+/// A request with several tokens is anonymous. After the response, its handle continues with the
+/// session that it created.
 async fn value_taken_from_session_created_despite_several_tokens_is_handed_out_once(on: Backend) {
     let stand = on.stand();
     let (one, two) = (stand.seeded().await, stand.seeded().await);
@@ -539,7 +560,8 @@ async fn value_taken_from_session_created_despite_several_tokens_is_handed_out_o
     assert_eq!(session.save().await.unwrap_err().kind(), ErrorKind::ValueChanged);
 }
 
-/// After a panic in the function, the session continues as if the function had not been called.
+/// After a panic in the function that was passed to `transact`, the session works as if the function
+/// had not been called.
 async fn panic_in_transaction_leaves_session_usable(on: Backend) {
     let stand = on.stand();
     let (exchange, session) = stand.begin("").await;
@@ -564,7 +586,7 @@ async fn panic_in_transaction_leaves_session_usable(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.read(&cookie, B).await), (Some(3), Some(2)));
 }
 
-/// A request that has only read starts no task, takes no lock and does not wait.
+/// A request that only reads its session starts no task, takes no lock and does not wait.
 async fn request_without_changes_finishes_without_waiting(on: Backend) {
     let stand = on.stand();
     for cookie in [stand.seeded().await, String::new()] {
@@ -591,7 +613,7 @@ async fn vary_field_is_added_unless_response_has_it(on: Backend) {
     assert!(!finish(unused, 200).await.adds_vary([]));
 }
 
-/// The commit moved to a task of a runtime that shut down before the commit completed.
+/// The commit runs in a task of a runtime that shuts down before the commit completes.
 #[test]
 fn response_returns_error_if_runtime_shuts_down_during_commit() {
     let (one, two) = (runtime(), runtime());
@@ -609,7 +631,7 @@ fn response_returns_error_if_runtime_shuts_down_during_commit() {
     two.block_on(async {
         assert!(futures_util::poll!(&mut reply).is_pending());
         gate.reached().await;
-        // Another commit waits for this one, so that it continues in a task.
+        // A second commit waits for this one, so the first continues in a task.
         let mut other = Box::pin(session.save());
         assert!(futures_util::poll!(&mut other).is_pending());
     });

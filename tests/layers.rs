@@ -1,9 +1,10 @@
-//! Checks the architecture: each room of `src/` is above the rooms that it uses.
+//! Checks the architecture: each room, which is a file or folder in `src/`, is above the rooms that it
+//! uses.
 //!
 //! [`ROOMS`] lists the files and folders of `src/` from top to bottom. A room may use only the rooms
 //! below it, and the files of a folder must not depend on each other in a circle. The tests read every
-//! `crate::`, `super::` and `self::` path in the sources, every path that starts with a file below the
-//! current one, and every name that an import gives to a file. This covers imports, code, macros and
+//! `crate::`, `super::` and `self::` path in the sources, every path that starts with a child module,
+//! and every path that starts with an imported module's name. This covers imports, code, macros and
 //! unit tests. A method call contains no path, so the tests do not see it; a type may have methods in a
 //! room above its own.
 
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// A file or a folder of `src/`, and what it is for.
+/// The rooms from top to bottom, and what each is for.
 const ROOMS: &[(&str, &str)] = &[
     ("lib", "Exports the public items of the crate."),
     ("guide", "Includes the pages of `docs/` in the documentation."),
@@ -62,7 +63,8 @@ const ROOMS: &[(&str, &str)] = &[
 /// `store/redis/mod.rs`.
 type Sources = BTreeMap<String, Vec<String>>;
 
-/// A path in the sources: the module that contains it, the module to which it leads, and its text.
+/// A path in the sources: the module that contains it, the module to which it leads, and the path as
+/// written.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Use {
     from: String,
@@ -136,7 +138,7 @@ fn room(module: &str) -> &str {
     }
 }
 
-/// Returns a path from a module back to itself, if there is one.
+/// Returns a path along the edges from a module back to itself, if there is one.
 fn circle<'a>(
     start: &'a str,
     edges: &BTreeMap<&'a str, BTreeSet<&'a str>>,
@@ -163,7 +165,7 @@ fn uses(sources: &Sources) -> BTreeSet<Use> {
     let mut uses = BTreeSet::new();
     for (file, tokens) in sources {
         let mut scope = Scope { file, sources, names: BTreeMap::new() };
-        // The names come first, because a function may precede the import that it uses.
+        // Collects the imported names first, because a function may precede the import that it uses.
         for is_naming in [true, false] {
             for Found { here, path, name, is_macro } in scope.paths(tokens) {
                 let target = match scope.names.get(&path[0]) {
@@ -173,7 +175,7 @@ fn uses(sources: &Sources) -> BTreeSet<Use> {
                     None => absolute(&here, &path),
                 };
                 let to = match macros.get(target.join("::").as_str()) {
-                    // The language puts exported macros into the crate's root.
+                    // Rust puts exported macros into the crate's root.
                     Some(home) if is_macro => home.to_string(),
                     _ => module_of(&target, sources),
                 };
@@ -187,7 +189,8 @@ fn uses(sources: &Sources) -> BTreeSet<Use> {
     uses
 }
 
-/// A path in the code, with the inline modules around it. `name` is the name that an import gives it.
+/// A path in the code and the inline modules around it. `name` is the name under which an import brings
+/// it in.
 struct Found {
     here: Vec<String>,
     path: Vec<String>,
@@ -195,20 +198,20 @@ struct Found {
     is_macro: bool,
 }
 
-/// What a path in a file may start with.
+/// The segments with which a path in a file can start.
 struct Scope<'a> {
     file: &'a str,
     sources: &'a Sources,
-    /// The names of modules in this file: `use crate::record as r;` gives `record` the name `r`.
+    /// The modules that have a name in this file: `use crate::record as r;` adds `r`.
     names: BTreeMap<String, String>,
 }
 
 impl Scope<'_> {
-    /// Returns the paths in the file that start with `crate`, `super`, `self`, a file below it, or a
-    /// name.
+    /// Returns the paths in the file that start with `crate`, `super`, `self`, a child module or an
+    /// imported module.
     fn paths(&self, tokens: &[String]) -> Vec<Found> {
         let mut found = Vec::new();
-        // The inline modules around a token, each with the depth of its braces.
+        // The inline modules around the current token, each with the brace depth outside it.
         let (mut inline, mut depth) = (Vec::<(String, usize)>::new(), 0_usize);
         let mut is_import = false;
         for (place, token) in tokens.iter().enumerate() {
@@ -249,7 +252,7 @@ impl Scope<'_> {
     }
 }
 
-/// Returns the path that starts at this position, or all paths of a group.
+/// Returns the path that starts at this position, or all paths if it is a group.
 fn leaves(tokens: &[String], place: usize, is_import: bool, here: Vec<String>) -> Vec<Found> {
     let mut leaves = Vec::new();
     let mut next = place;
@@ -279,8 +282,8 @@ fn segments(module: &str) -> impl Iterator<Item = &str> {
     module.split("::").filter(|segment| !segment.is_empty())
 }
 
-/// Reads a path or a group of paths that starts at `next`, and moves `next` behind it. Returns the
-/// paths with the names that they have from there on.
+/// Reads the path or group of paths at `next`, and moves `next` past it. Returns each path with the
+/// name that it gets.
 fn tree(
     tokens: &[String],
     next: &mut usize,
@@ -301,7 +304,7 @@ fn tree(
                 *next += 1;
                 return;
             }
-            // `{self}` is the module itself.
+            // `{self}` means the module itself.
             Some("self") if !path.is_empty() => {}
             Some(segment) => path.push(segment.to_owned()),
             None => break,
@@ -324,7 +327,7 @@ fn tree(
     paths.push((path, alias));
 }
 
-/// Returns the path relative to the crate's root.
+/// Returns the path with its start resolved, relative to the crate's root.
 fn absolute<'a>(here: &'a [String], path: &'a [String]) -> Vec<&'a str> {
     let mut target: Vec<&str> = here.iter().map(String::as_str).collect();
     for segment in path {
@@ -338,14 +341,14 @@ fn absolute<'a>(here: &'a [String], path: &'a [String]) -> Vec<&'a str> {
     target
 }
 
-/// Returns the file in which a path ends.
+/// Returns the file to which a path leads.
 fn module_of(path: &[&str], sources: &Sources) -> String {
     let lengths = (0..=path.len()).rev();
     let mut modules = lengths.map(|length| path[..length].join("::"));
     modules.find(|module| sources.contains_key(module)).unwrap_or_default()
 }
 
-/// Returns the constructs that would hide a path from this test.
+/// Returns the constructs that would hide a path from these tests.
 fn hidden(sources: &Sources) -> Vec<String> {
     let mut hidden = Vec::new();
     for (file, tokens) in sources {
@@ -362,7 +365,7 @@ fn hidden(sources: &Sources) -> Vec<String> {
         if tokens.windows(4).any(|window| glob(window) && is_import(window)) {
             hidden.push(format!("{file}: a glob import hides where a path leads"));
         }
-        // In unit tests, `super::*` is the file itself.
+        // In unit tests, `super::*` refers to the file itself.
         if has(&["use", "super", "::", "*"]) && !has(&["mod", "tests", "{"]) {
             hidden.push(format!("{file}: a glob import hides where a path leads"));
         }
@@ -373,8 +376,8 @@ fn hidden(sources: &Sources) -> Vec<String> {
     hidden
 }
 
-/// Returns the identifiers, `::`, braces and other signs, and the string literals with their opening
-/// quote. Comments and other literals are left out.
+/// Splits a source file into identifiers, `::`, braces and other signs, and string literals with their
+/// opening quote. Leaves out comments and other literals.
 fn tokens(source: &str) -> Vec<String> {
     let characters: Vec<_> = source.chars().collect();
     let at = |place: usize| characters.get(place).copied().unwrap_or('\0');
@@ -466,8 +469,8 @@ fn every_room_uses_only_rooms_below_it() {
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
-/// Checks a small crate in which `upper` may use `lower`, and the folder of `lower` has the files `one`
-/// and `two`.
+/// Checks a small crate with some changes. In it, `upper` may use `lower`, a folder with the files
+/// `one` and `two`.
 fn violations_of(changes: &[(&str, &str)]) -> Vec<String> {
     let rooms = [("lib", ""), ("upper", ""), ("lower", "")];
     let mut texts = BTreeMap::from([

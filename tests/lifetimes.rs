@@ -1,5 +1,5 @@
-//! Deadlines follow the record on every store, even if the server still holds an expired record. The
-//! servers also expire records by themselves.
+//! Sessions end at the deadlines in their records on every store, even if the server still holds the
+//! record. Servers also expire records by themselves.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -17,12 +17,12 @@ use unsticky::{Clock as _, ErrorKind, Lifetime, Session, Sessions, Store};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The stores do not use the manual clock, so they still hold records that have expired by it.
+/// The stores do not use the manual clock, so they still hold records that have expired by that clock.
 fn stand(on: &Backend, lifetime: Lifetime) -> Stand {
     Stand::over(on.store(), |builder| builder.lifetime(lifetime))
 }
 
-/// Returns whether the server still has the record of the session that was used last.
+/// Returns whether the server still holds the record of the session that was used last.
 async fn holds_the_last_key(spy: &SpyStore<Arc<dyn Store>>) -> bool {
     let key = spy.commands().last().unwrap().key.clone();
     spy.load(&key).await.unwrap().is_some()
@@ -32,7 +32,7 @@ async fn create(sessions: &Sessions) -> String {
     visit(sessions, "", async |session: Session| session.insert(SEED, &1)).await.cookie()
 }
 
-/// Returns whether the cookie still leads to a session.
+/// Returns whether the cookie is still valid.
 async fn lives(sessions: &Sessions, cookie: &str) -> bool {
     let read = async |session: Session| session.get(SEED);
     visit(sessions, cookie, read).await.ok().is_some()
@@ -119,10 +119,10 @@ async fn step_up_renews_stale_authentication() {
         let stepped_up =
             visit(&sessions, &cookie, async |session: Session| session.step_up()).await;
         assert_eq!(stepped_up.failure(), None, "{}", on.name());
-        assert!(!lives(&sessions, &cookie).await, "{}: the old secret is void", on.name());
+        assert!(!lives(&sessions, &cookie).await, "{}: the old secret is invalid", on.name());
         let cookie = stepped_up.cookie();
         assert!(visit(&sessions, &cookie, is_fresh).await.ok(), "{}", on.name());
-        // Both timeouts have been restarted: this time is past the first absolute timeout.
+        // Both timeouts have been restarted: the first absolute timeout has already passed.
         clock.advance(ms(599_999));
         assert!(lives(&sessions, &cookie).await, "{}", on.name());
         clock.advance(ms(99_999));
@@ -147,7 +147,7 @@ async fn only_new_end_by_moves_session_end() {
         let set_cookie = signed_in.set_cookie.clone().unwrap();
         assert!(set_cookie.ends_with("; Max-Age=100"), "{}: {set_cookie}", on.name());
         clock.advance(ms(50_000));
-        // Neither a step-up, nor another lifetime, nor use of the session moves this deadline.
+        // Neither a step-up, nor a new lifetime, nor use of the session moves this deadline.
         let renew = async |session: Session| {
             session.set_lifetime(Lifetime::new(ms(900_000), DAY));
             session.step_up()
@@ -158,7 +158,7 @@ async fn only_new_end_by_moves_session_end() {
         let cookie = renewed.cookie();
         clock.advance(ms(49_999));
         assert!(lives(&sessions, &cookie).await, "{}", on.name());
-        // The identity provider has renewed its session.
+        // The identity provider has extended its own session.
         let later = async |session: Session| {
             session.end_by(end + ms(10_000));
             Ok(())
@@ -216,8 +216,8 @@ async fn sign_in_restarts_both_timeouts() {
 async fn lifetime_over_thirty_days_is_honoured() {
     for on in Backend::every() {
         let Stand { sessions, spy, clock, .. } = stand(&on, Lifetime::new(DAY * 40, DAY * 400));
-        // Memcached interprets a time to live of more than thirty days as a date, so this needs the
-        // real time.
+        // Memcached interprets a time to live of more than thirty days as a date, so this test needs
+        // the real time.
         clock.set(OffsetDateTime::now_utc());
         let cookie = create(&sessions).await;
         assert!(holds_the_last_key(&spy).await, "{}", on.name());
@@ -251,7 +251,7 @@ async fn servers_expire_sessions_by_themselves() {
         clock.set(OffsetDateTime::now_utc());
         let cookie = create(&sessions).await;
         assert!(holds_the_last_key(&spy).await, "{}", on.name());
-        // The crate's clock does not move. The server expires the record by itself soon after its
+        // The manual clock stands still, so only the server can expire the record, soon after its
         // deadline.
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
         while holds_the_last_key(&spy).await {
@@ -271,8 +271,8 @@ async fn request_with_slow_clock_does_not_shorten_session() {
     let ahead_of = &stand.sessions;
     let behind_of = stand.process(|builder| builder.clock(behind.clone()).lifetime(lifetime));
     let cookie = create(ahead_of).await;
-    // Use by a process whose clock is behind does not shorten the deadline that the other process has
-    // set.
+    // A process whose clock is behind uses the session. It does not shorten the deadline that the other
+    // process has set.
     behind.advance(ms(20_000));
     assert!(lives(&behind_of, &cookie).await);
     ahead.advance(ms(59_999));

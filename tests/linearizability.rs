@@ -1,12 +1,12 @@
-//! Records what several concurrent clients do with the four store commands, on every store, and checks
-//! each history for linearizability against a model of one key. Stores with a seeded fault verify that
-//! the checker finds it.
+//! Several concurrent clients send the four store commands to every store. Each recorded history is
+//! checked for linearizability against a model of one key. Stores with a seeded fault verify that the
+//! checker finds it.
 //!
 //! `UNSTICKY_LONG=1` runs ten times as many histories.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
-#![allow(clippy::print_stdout, reason = "it says what was checked")]
+#![allow(clippy::print_stdout, reason = "it prints what was checked")]
 
 mod support;
 
@@ -31,22 +31,22 @@ use unsticky::testing::{Fault, FaultStore, Verb, random_key};
 use unsticky::{ErrorKind, Result};
 
 const CLIENTS: usize = 4;
-/// The rounds of one history. After each round the clients wait for each other and one of them loads.
-/// This limits the checker's search and shows the state in which the next round starts.
+/// The rounds of one history. After each round, the clients wait for each other and one of them loads
+/// the record. This limits the checker's search and shows the state in which the next round starts.
 const ROUNDS: usize = 3;
-/// The calls of each client in one round. The checker's time grows much faster than this number.
+/// The calls that each client makes in one round. The checker's time grows much faster than this
+/// number.
 const CALLS: usize = 3;
 const CALLS_IN_ALL: usize = ROUNDS * (CLIENTS * CALLS + 1);
-/// No more calls are made if this many have no answer, because the checker tries each of them both
-/// ways.
+/// Once this many calls have no answer, no more calls are made: for each of them, the checker must try
+/// both outcomes, that it took effect and that it did not.
 const MAX_UNKNOWN: usize = 4;
-/// The number of the first call that is left over from an earlier round. A round makes fewer calls than
-/// this.
+/// Calls left over from earlier rounds are numbered from here. A round makes fewer calls than this.
 const LATE: usize = 1000;
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The write that stored a record, in the record's first eight bytes. No two writes share a tag, so the
-/// model uses it in place of the store's version.
+/// Identifies the write that stored a record; it is in the record's first eight bytes. No two writes
+/// share a tag, so the model uses it in place of the store's version.
 type Tag = u64;
 
 /// The reference model: one key.
@@ -67,11 +67,11 @@ enum Ret {
     Occupied,
     Loaded(Option<Tag>),
     Replaced,
-    /// Contains the stored record if the answer includes it.
+    /// Contains the stored record's tag if the answer includes the record.
     Conflict(Option<Tag>),
     Missing,
     Deleted,
-    /// The call took effect, and its answer was lost.
+    /// The call took effect, but its answer was lost.
     Applied,
 }
 
@@ -109,15 +109,15 @@ impl SequentialSpec for OneKey {
     }
 }
 
-/// What the clients of one key did.
+/// What the clients did with one key.
 struct History {
     key: StoreKey,
-    /// The history's part of each tag.
+    /// The part of each tag that is the same throughout the history.
     number: u64,
     writes: AtomicU64,
-    /// The write that each version was reported for.
+    /// The write for which each version was reported.
     versions: Mutex<Vec<(Version, Tag)>>,
-    /// Answers that are wrong by themselves.
+    /// Answers that are wrong whatever happened before.
     nonsense: Mutex<Vec<String>>,
     round: Mutex<Round>,
 }
@@ -128,9 +128,9 @@ struct History {
 struct Round {
     /// The record that was stored before the round.
     before: OneKey,
-    /// Calls of earlier rounds that have no answer and may still take effect.
+    /// Calls from earlier rounds that have no answer and can still take effect.
     pending: Vec<Op>,
-    /// The number of calls without an answer, including those of earlier rounds.
+    /// The number of calls without an answer, including those from earlier rounds.
     unknown: usize,
     events: Vec<Event>,
 }
@@ -193,7 +193,7 @@ impl History {
         self.version(stored.version, tag)
     }
 
-    /// Returns how the store broke its contract, if it did.
+    /// Returns a description of how the store broke its contract, or `None`.
     fn violation(&self) -> Option<String> {
         if let Some(nonsense) = self.nonsense.lock().unwrap().first() {
             return Some(nonsense.clone());
@@ -211,14 +211,14 @@ impl History {
         (!round.is_linearizable(&seen)).then(|| format!("not linearizable: {round:#x?}"))
     }
 
-    /// Starts another round. Returns `false` if there must be no further round.
+    /// Starts the next round. Returns `false` if there must not be another.
     fn goes_on(&self) -> bool {
         let round = &mut *self.round.lock().unwrap();
         let Some(current) = round.left() else { return false };
         round.pending.extend(round.unanswered());
         let seen = self.versions.lock().unwrap();
-        // A write takes effect once, and no version is used twice. A deletion that already took effect
-        // may be assumed to take effect again; this only makes the check more lenient.
+        // A write takes effect only once, and no version is used twice. The checker may assume that a
+        // deletion takes effect a second time; this only makes the check more lenient.
         round.pending.retain(|op| match *op {
             Op::Load => false,
             Op::Create(tag) => !seen.iter().any(|(_, seen)| *seen == tag),
@@ -245,7 +245,8 @@ impl Round {
         self.calls().filter(|(call, _)| !ended.contains_key(call)).map(|(_, op)| op).collect()
     }
 
-    /// Returns the finished calls with their answers.
+    /// Returns the finished calls, each with its answer, or `None` if it is known to have had no
+    /// effect.
     fn ended(&self) -> HashMap<usize, Option<Ret>> {
         let ended = self.events.iter().filter_map(|event| match *event {
             Event::Call { .. } => None,
@@ -263,13 +264,13 @@ impl Round {
         }
     }
 
-    /// Returns whether some order explains the answers. For each call without an answer the checker
+    /// Returns whether some order explains the answers. For each call without an answer, the checker
     /// guesses whether and when it took effect. `seen` contains the writes that a client has observed.
     fn is_linearizable(&self, seen: &HashSet<Tag>) -> bool {
         let ended = self.ended();
         let open = self.calls().filter(|(call, _)| !ended.contains_key(call));
         let late = self.pending.iter().enumerate().map(|(number, op)| (LATE + number, *op));
-        // A call whose effect was observed needs no guess.
+        // A call whose effect was observed needs no guess: it took effect.
         let (mut applied, mut guesses) = (HashSet::new(), Vec::new());
         for (call, op) in open.chain(late) {
             match op {
@@ -293,7 +294,7 @@ impl Round {
         applied: &HashSet<usize>,
     ) -> bool {
         let mut tester = LinearizabilityTester::new(self.before);
-        // A call without an answer stays open until the end, on a thread of its own.
+        // A call without an answer stays open until the end, so it gets a thread to itself.
         let alone = |call| CLIENTS + call;
         for (number, op) in self.pending.iter().enumerate() {
             if applied.contains(&(LATE + number)) {
@@ -349,7 +350,7 @@ impl Round {
                         Ret::Conflict(_) => 5,
                         Ret::Missing => 6,
                         Ret::Deleted => 7,
-                        Ret::Applied => panic!("no store says so"),
+                        Ret::Applied => panic!("no store answers this"),
                     }] += 1;
                 }
             }
@@ -359,7 +360,7 @@ impl Round {
     }
 }
 
-/// Counts of what was checked.
+/// Counts what was checked.
 #[derive(Debug, Clone, Default)]
 struct Tally {
     histories: usize,
@@ -382,7 +383,7 @@ impl Tally {
     }
 }
 
-/// A version that a client has seen.
+/// A version that a client has seen, and the write that it identifies.
 #[derive(Debug, Clone, Copy)]
 struct Known {
     version: Version,
@@ -395,7 +396,7 @@ impl Known {
     }
 }
 
-/// The record of a write. The lengths vary, and every byte depends on the tag.
+/// Returns the record that a write stores. The lengths vary, and every byte depends on the tag.
 fn record(tag: Tag) -> Bytes {
     let body = (0..tag % 251).map(|at| (tag.wrapping_mul(31) >> (at % 8)) as u8);
     tag.to_be_bytes().into_iter().chain(body).collect()
@@ -405,9 +406,9 @@ fn record(tag: Tag) -> Bytes {
 #[derive(Clone)]
 enum Trouble {
     None,
-    /// Requests and answers of a store in this process are lost or delayed.
+    /// In a store in this process: requests and answers are lost or delayed.
     Lost(FaultStore<Arc<dyn Store>>, Late, Arc<Mutex<Vec<Postponed>>>),
-    /// Some calls are abandoned; all other faults come from the network.
+    /// Some calls are abandoned by their client; all other faults come from the network.
     GivenUp,
 }
 
@@ -437,9 +438,9 @@ impl Client {
         self
     }
 
-    /// Chooses a call, and the record that it expects.
+    /// Chooses a call, and the record that the call expects.
     fn choose(&mut self) -> (Op, Option<Known>) {
-        // Mostly the latest record that was seen, sometimes one that is certainly old.
+        // Mostly the latest record that the client has seen, sometimes one that may be out of date.
         let known = match self.known.len() {
             0 => None,
             count if self.rng.u8(..10) == 0 => Some(self.known[self.rng.usize(..count)]),
@@ -481,7 +482,7 @@ impl Client {
     async fn step(&mut self, (op, expected): (Op, Option<Known>)) {
         let history = self.history.clone();
         let call = history.call(self.number, op);
-        // Without this, calls to a store that answers without waiting would hardly ever overlap.
+        // Without this pause, calls to a store that answers without waiting would hardly ever overlap.
         if self.rng.bool() {
             yield_now().await;
         }
@@ -602,7 +603,7 @@ impl Bench {
                     break;
                 }
             }
-            // The checker needs a processor for itself.
+            // The checker occupies a processor, so it runs on a thread of its own.
             let judged = history.clone();
             let judge = move || {
                 let tally = judged.round.lock().unwrap().tally();
@@ -617,19 +618,19 @@ impl Bench {
                 break;
             }
         }
-        // The keys that remain are those of unfinished histories.
+        // Only unfinished histories keep their key, so the slots that move are in use.
         let _ = stores[0].delete(&history.key, None).await;
         (total, None)
     }
 
-    /// Runs this many histories, several at a time, and stops at the first violation.
+    /// Runs `count` histories, several at a time, and stops at the first violation.
     async fn run(&self, count: usize, at_once: usize) -> (Tally, Option<String>) {
         let histories = (0..count).map(|seed| self.clone().history(seed as u64));
         support::until_violation(histories, at_once, Tally::add).await
     }
 }
 
-/// The number of histories that make this many calls; ten times as many in the long run.
+/// Returns the number of histories that make this many calls; ten times as many with `UNSTICKY_LONG=1`.
 fn histories(calls: usize) -> usize {
     calls.div_ceil(CALLS_IN_ALL) * usize::from(support::length())
 }
@@ -637,7 +638,7 @@ fn histories(calls: usize) -> usize {
 /// Enough calls to find rare faults.
 const MANY: usize = 100_000;
 
-/// Checks a server without faults.
+/// Checks a store without faults.
 async fn calm(name: &str, bench: Bench, calls: usize) {
     let started = Instant::now();
     let count = histories(calls);
@@ -646,14 +647,14 @@ async fn calm(name: &str, bench: Bench, calls: usize) {
     assert_eq!(violation, None);
     assert!(tally.calls >= count * CALLS_IN_ALL);
     assert_eq!((tally.unknown, tally.nothing), (0, 0));
-    // The histories must contain enough to check: every answer was common, and many calls overlapped.
-    // How many overlap depends on the scheduler; with a store in memory it is a third on a busy
-    // machine.
+    // The histories must contain enough to check: every kind of answer was common, and many calls
+    // overlapped. How many overlap depends on the scheduler; with a store in memory, a third do on a
+    // busy machine.
     assert!(tally.answers.iter().all(|count| count * 100 >= tally.calls), "{tally:?}");
     assert!(tally.overlapping * 10 >= tally.calls, "{tally:?}");
 }
 
-/// Checks a server whose answers are lost.
+/// Checks a store whose answers are lost.
 async fn rough(name: &str, bench: Bench) {
     let started = Instant::now();
     let (tally, violation) = bench.run(histories(20_000), 8).await;
@@ -663,7 +664,7 @@ async fn rough(name: &str, bench: Bench) {
     assert!(tally.answers.iter().all(|count| count * 100 >= tally.calls), "{tally:?}");
 }
 
-/// Disturbs the connections as networks do, until it is dropped.
+/// Disturbs the connections as a bad network does, until the future is dropped.
 async fn weather(proxy: &Proxy) {
     let mut rng = Rng::with_seed(7);
     loop {
@@ -673,8 +674,8 @@ async fn weather(proxy: &Proxy) {
             4 => (Mode::Delay(Duration::from_millis(rng.u64(1..4))), 5),
             5 => (Mode::Trickle, 5),
             6 => (Mode::Blackhole, 5),
-            // Long enough for the store to abandon the connection. What the store has sent arrives
-            // late.
+            // Long enough for the store to abandon the connection. Commands that it has already sent
+            // arrive late.
             _ => (Mode::Stall, 30),
         };
         proxy.set(mode);
@@ -735,13 +736,13 @@ async fn redis_is_linearizable_when_answers_of_named_master_are_lost() {
     rough_on(Server::sentinel()).await;
 }
 
-/// How often a slot is moved: no node receives it twice. If one did, it could not tell whether a
-/// command that another node redirected to it belongs to the first or the second time, and might create
-/// a record again before the record itself arrives.
+/// The maximum number of moves of one slot, so that no node receives a slot twice. If one did, it could
+/// not tell whether a command that another node redirected to it belongs to the first move or the second,
+/// and might create a record again before the record itself arrives.
 const MOVES: usize = SHARDS;
 
-/// Moves the slots of the stored keys from one master to the next until `done` is set. Returns the
-/// number of moves.
+/// Moves the slots that hold keys from one master to the next until `done` is set. Returns the number
+/// of moves.
 fn move_slots(cluster: &RedisCluster, done: &AtomicBool) -> usize {
     let mut moves = HashMap::new();
     for from in (0..SHARDS).cycle() {
@@ -760,10 +761,11 @@ fn move_slots(cluster: &RedisCluster, done: &AtomicBool) -> usize {
     moves.values().sum()
 }
 
-/// No call fails during the moves either.
+/// Also shows that no call fails during the moves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_cluster_is_linearizable_while_slots_move() {
-    // A replica that is promoted to master may lack the last writes.
+    // A replica that is promoted to master may lack the latest writes, so the timeout is long enough to
+    // rule out a promotion.
     let cluster = RedisCluster::start_with(&["--cluster-node-timeout", "60000"]);
     let (cluster, done) = (Arc::new(cluster), Arc::new(AtomicBool::new(false)));
     let mover = tokio::task::spawn_blocking({
@@ -772,7 +774,7 @@ async fn redis_cluster_is_linearizable_while_slots_move() {
     });
     let store = || patient(&cluster.url(), Duration::from_secs(5));
     let bench = Bench::calm([store(), store()]);
-    // Runs in its own task, so that the mover is stopped even if this fails.
+    // Runs in a task of its own, so that the mover is stopped even if the check fails.
     let judged = tokio::spawn(async { calm("cluster", bench, 20_000).await }).await;
     done.store(true, Ordering::Relaxed);
     let moved = mover.await.unwrap();
@@ -792,22 +794,22 @@ async fn memcached_is_linearizable_when_answers_are_lost() {
     rough_on(Server::memcached()).await;
 }
 
-/// The fault of a store.
+/// The fault that a store has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seeded {
     Nothing,
-    /// `replace` compares, and then overwrites any record that has been stored since.
+    /// `replace` compares, and then overwrites any record that has been stored since the comparison.
     GetThenSet,
     /// `create` checks that there is no record, and then overwrites any record that has been stored
-    /// since.
+    /// since the check.
     LookThenSet,
-    /// `replace` restores a record that was deleted.
+    /// `replace` stores the record again after it was deleted.
     Resurrects,
     /// `delete` always reports a deletion, even if it deleted nothing.
     DeletedAlways,
     /// `delete` ignores the version.
     DeletesAnything,
-    /// Every eighth `replace` is answered and not applied.
+    /// Every eighth `replace` is acknowledged but not applied.
     Forgets,
     /// `load` returns what the previous load should have returned, like a replica that lags behind.
     Behind,
@@ -815,7 +817,7 @@ enum Seeded {
     FewVersions,
 }
 
-/// A store with a fault, over a correct store.
+/// A store with a fault, built on a correct store.
 struct Faulty {
     inner: Arc<dyn Store>,
     seeded: Seeded,
@@ -848,7 +850,7 @@ impl Faulty {
         }
     }
 
-    /// The version that the store reports.
+    /// Returns the version that the store reports.
     fn called(&self, bytes: &Bytes, version: Version) -> Version {
         match self.seeded {
             Seeded::FewVersions => Version::new(u64::from(bytes[7] % 2)),
@@ -964,8 +966,7 @@ impl Store for Faulty {
     }
 }
 
-/// Each fault is found within this many histories, even if answers are lost, and a correct store
-/// passes.
+/// Each fault is found within 200 histories, even if answers are lost, and a correct store passes.
 async fn seeded_faults_are_found(on: Backend) {
     const WITHIN: usize = 200;
     let (name, inner) = (on.name(), on.store());
@@ -990,7 +991,7 @@ async fn seeded_faults_are_found(on: Backend) {
             let found = tally.histories;
             println!("{name}, lossy {lossy}: {seeded:?} was found in history {found}");
             let violation = violation.unwrap_or_else(|| panic!("{name}: {seeded:?}: {tally:?}"));
-            // Reused versions are detected directly; only the checker finds the other faults.
+            // Reused versions are detected directly; all other faults are found only by the checker.
             let by_checker = seeded != Seeded::FewVersions;
             assert_eq!(violation.starts_with("not linearizable"), by_checker, "{violation}");
         }

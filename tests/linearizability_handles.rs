@@ -1,10 +1,11 @@
-//! Records what several clients do with one session through their handles, on every store, and checks
-//! each history for linearizability against a model of a map of registers. Clients with a seeded fault
-//! verify that the checker finds it.
+//! Several clients use one session through their handles, on every store. Each recorded history is
+//! checked for linearizability against a model: a map of registers. Clients with a seeded fault verify
+//! that the checker finds it.
 //!
-//! The guarantee depends on the age of a handle. A request may rely on what it has read, so its
-//! operations take effect at some moment between its load and their answers. A handle that outlives the
-//! response has no recent load: its operations take effect between call and answer.
+//! The guarantee depends on the age of a handle. A request may rely on what it has read, so each of its
+//! operations takes effect at some moment between the request's load and the operation's answer. A
+//! handle that outlives its response has no recent load: its operations take effect between call and
+//! answer.
 //!
 //! In memory on one thread, a seed determines the schedule, so a run can be repeated. `UNSTICKY_LONG=1`
 //! runs ten times as many histories.
@@ -18,7 +19,7 @@
     feature = "actix"
 ))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
-#![allow(clippy::print_stdout, reason = "it says what was checked")]
+#![allow(clippy::print_stdout, reason = "it prints what was checked")]
 
 mod support;
 
@@ -44,17 +45,17 @@ use unsticky::{ErrorKind, Key, Result, Session, Sessions, Transaction};
 
 /// The maximum number of clients in a history.
 const CLIENTS: usize = 4;
-/// The operations of each client in a history, sometimes one or two more. The checker's time grows much
-/// faster than this number.
+/// The operations that each client makes in a history, sometimes one or two more. The checker's time
+/// grows much faster than this number.
 const CALLS: usize = 3;
-/// No more faults are injected if this many results are unknown, because each may have taken effect at
-/// any time since.
+/// Once this many results are unknown, no more faults are injected, because each of these operations
+/// may take effect at any later time.
 const MAX_UNKNOWN: usize = 3;
 const KEYS: [Key<u32>; 3] = [SEED, A, B];
 /// The number of values (0, 1 and 2). It is small, so that equal values are common.
 const VALUES: u32 = 3;
 
-/// How long a request may wait. It is long, so that a slow machine causes no errors.
+/// How long a request may wait: long enough that a slow machine causes no errors.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The values of the session, in the order of [`KEYS`].
@@ -66,14 +67,14 @@ enum Step {
     Set(usize, u32),
     Remove(usize),
     Clear,
-    /// Sets the next value; the first value follows the last.
+    /// Sets the value after the current one; the last is followed by the first.
     Next(usize),
     /// An update that often changes nothing.
     AtLeast(usize, u32),
     Take(usize),
 }
 
-/// What a `transact` does after it has read all values.
+/// What a `transact` does after it has read all the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     Look,
@@ -147,7 +148,7 @@ impl Decision {
         }
     }
 
-    /// Returns the values from before the decision.
+    /// Returns the values as they were before the decision.
     fn make(self, values: &mut Transaction<'_>) -> Result<Values> {
         let mut saw = Values::default();
         for (saw, key) in saw.iter_mut().zip(KEYS) {
@@ -174,8 +175,8 @@ impl Decision {
 #[derive(Debug, Clone)]
 struct Op {
     number: usize,
-    /// The previous operation of the same handle. The two may overlap, since both may count from the
-    /// load of their request, but they cannot be reordered.
+    /// The previous operation by the same handle. The two may overlap, because both may count from
+    /// their request's load, but they cannot be reordered.
     after: Option<usize>,
     steps: Arc<[Step]>,
     /// What is read and decided after the steps.
@@ -191,7 +192,7 @@ impl Op {
 /// The result of an operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Ret {
-    /// The value that a take returned at its start.
+    /// The value that `take` returned when the operation started.
     taken: Option<u32>,
     saw: Option<Values>,
     /// No answer arrived. If the operation took effect, its result is unknown.
@@ -207,14 +208,14 @@ struct Registers {
     tried: Rc<RefCell<Tried>>,
 }
 
-/// The states that the checker has visited: the values, and the operations that have taken effect. What
-/// remains to be explained depends on nothing else.
+/// The states that the checker has visited. A state is the values and the operations that have taken
+/// effect; whether the rest can be explained depends on nothing else.
 #[derive(Debug, Default)]
 struct Tried {
-    /// The checker has already failed to continue from these states.
+    /// The states from which the checker has already failed to continue.
     been: HashSet<(Values, u64)>,
-    /// From these states the checker has continued with a read. A read changes nothing, so if the rest
-    /// can be explained at all, it can be explained with the read first.
+    /// The states from which the checker has continued with a read. A read changes nothing, so if the
+    /// rest can be explained at all, it can be explained with the read first.
     looked: HashSet<(Values, u64)>,
 }
 
@@ -253,13 +254,13 @@ impl SequentialSpec for Registers {
     }
 }
 
-/// How an operation was made.
+/// How an operation was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum How {
     /// Changes that were committed at the end of their request.
     Request,
     EarlySave,
-    /// A read of what the request has loaded, or has saved since.
+    /// A read of what the request has loaded, or has saved since then.
     Get,
     /// A save by a handle that has outlived its response.
     LateSave,
@@ -268,7 +269,7 @@ enum How {
     ReloadAndGet,
 }
 
-/// An operation with its start and end. There is no end if it is unknown whether the operation took
+/// An operation with its start and end. The end is missing if it is unknown whether the operation took
 /// effect.
 #[derive(Clone)]
 struct Called {
@@ -300,11 +301,11 @@ impl fmt::Debug for Called {
 }
 
 /// Returns whether some order of the operations explains all results. An operation with an unknown
-/// result is extended past the end, where its effect is invisible.
+/// result may take effect after the end of the history, where its effect is invisible.
 fn is_linearizable(before: Values, called: &[Called]) -> bool {
-    // Each operation is on a thread of its own, since those of one client may overlap. The checker
-    // tries the threads in this order: reads first, then by the end of the operation, since that is
-    // most often the real order.
+    // Each operation gets a thread of its own, because those of one client may overlap. The checker
+    // tries the threads in this order: first the reads, then the others by the end of the operation,
+    // since they most often took effect in that order.
     let ended = |called: &Called| called.ended.unwrap_or(usize::MAX);
     let thread = |called: &Called| (!called.op.is_look(), ended(called), called.op.number);
     let begins = called.iter().map(|called| (called.begun, called, true));
@@ -324,11 +325,11 @@ fn is_linearizable(before: Values, called: &[Called]) -> bool {
     tester.is_consistent()
 }
 
-/// What the clients of one session did.
+/// What the clients did with one session.
 struct History {
     seed: u64,
     before: Values,
-    /// A logical clock, which only orders events.
+    /// A logical clock that only orders events.
     now: AtomicUsize,
     called: Mutex<Vec<Called>>,
     /// Results that no order of operations can explain.
@@ -341,7 +342,7 @@ impl History {
         self.now.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Records the final values as an operation too.
+    /// Records the final values, as a read that follows all other operations.
     fn ends_with(&self, begun: usize, saw: Values) {
         let decision = Some(Decision::Look);
         let op = Op { number: 0, after: None, steps: Arc::default(), decision };
@@ -403,15 +404,15 @@ impl History {
     }
 }
 
-/// Counts of what was checked.
+/// Counts what was checked.
 #[derive(Debug, Clone, Default)]
 struct Tally {
     histories: usize,
     made: BTreeMap<How, usize>,
-    /// Operations that overlap with an operation of another client.
+    /// Operations that overlap an operation by another client.
     overlapping: usize,
     taken: usize,
-    /// Inserts of the value that the handle already has: during a request, and after it.
+    /// Inserts of the value that the handle already sees: during a request, and after it.
     equal: [usize; 2],
     /// Operations that failed and had no effect.
     nothing: usize,
@@ -439,21 +440,21 @@ impl Tally {
     }
 }
 
-/// The fault of the clients.
+/// The fault that the clients have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Seeded {
     /// A request does not write a value that equals the loaded one, even if the stored value has
-    /// changed since.
+    /// changed since the load.
     EqualIsDropped,
     /// The same fault in a handle that outlives its response.
     EqualIsDroppedLate,
     /// An update inserts a result that it computed from the handle's own copy.
     UpdatesWhatItSees,
-    /// A transaction decides on the handle's own copy.
+    /// A transaction decides from the handle's own copy.
     DecidesOnWhatItSees,
     /// A reload reads nothing.
     NeverReloads,
-    /// One early save in eight reports success without saving.
+    /// One early save in eight reports success without saving anything.
     Forgets,
 }
 
@@ -463,7 +464,7 @@ struct Visitor {
     history: Arc<History>,
     seeded: Option<Seeded>,
     session: Session,
-    /// When its request started to read the session.
+    /// The time at which its request started to read the session.
     loaded: usize,
     /// The response has been sent.
     is_late: bool,
@@ -476,7 +477,7 @@ struct Visitor {
 }
 
 impl Visitor {
-    /// Returns the same handle for another task, with a random sequence of its own.
+    /// Returns a copy of the handle for another task, with a random sequence of its own.
     fn fork(&mut self) -> Self {
         assert!(self.pending.is_empty());
         Self {
@@ -544,14 +545,14 @@ impl Visitor {
                 self.pending.push(Step::Take(key));
                 self.taken = saw[key];
             }
-            // After the response, what the handle has read is too old to check.
+            // After the response, the values that the handle has read are too old to check.
             Ok(None) if self.is_late => {}
             Ok(None) => self.get(),
             Err(error) => self.history.nonsense(format!("take: {error}")),
         }
     }
 
-    /// Records what the request has read.
+    /// Records what the request reads.
     fn get(&mut self) {
         let saw = self.look();
         self.note(How::Get, self.loaded, Some(Decision::Look), Some(saw), true);
@@ -585,13 +586,13 @@ impl Visitor {
     ) -> bool {
         match outcome {
             Ok(saw) => {
-                // A save without changes is not an operation.
+                // A save without changes does not count as an operation.
                 if decision.is_some() || !self.pending.is_empty() {
                     self.note(how, begun, decision, saw, true);
                 }
                 true
             }
-            // The changes are still pending and become part of the next commit.
+            // The changes are still pending and will be part of the next commit.
             Err(ErrorKind::Unavailable | ErrorKind::Refused | ErrorKind::Contended) => {
                 self.history.count(|tally| tally.nothing += 1);
                 true
@@ -611,7 +612,7 @@ impl Visitor {
         }
     }
 
-    /// The kind of a save by this handle.
+    /// Returns the kind of save that this handle makes.
     fn how(&self) -> How {
         if self.is_late { How::LateSave } else { How::EarlySave }
     }
@@ -625,14 +626,14 @@ impl Visitor {
         let saved = tokio::select! {
             biased;
             saved = self.session.save() => saved.map_err(|error| error.kind()),
-            // A write that has started continues although the caller has stopped waiting.
+            // A write that has started continues even if the caller stops waiting.
             () = yields(patience), if give_up => Err(ErrorKind::OutcomeUnknown),
         };
         self.noted(how, begun, None, saved.map(|()| None))
     }
 
     async fn transact(&mut self, decision: Decision) -> bool {
-        // A transaction always decides on the stored record, during a request and after it.
+        // A transaction always decides from the stored record, during a request and afterwards.
         let begun = self.history.now();
         let decided = if self.seeded == Some(Seeded::DecidesOnWhatItSees) {
             let saw = self.look();
@@ -663,7 +664,7 @@ impl Visitor {
             }
             return true;
         }
-        // A read also returns pending changes, which count only once they are committed.
+        // A read also returns pending changes, which do not count until they are committed.
         if self.pending.is_empty() {
             let saw = Some(self.look());
             self.note(How::ReloadAndGet, begun, Some(Decision::Look), saw, true);
@@ -700,7 +701,7 @@ impl Visitor {
         }
     }
 
-    /// Runs some operations of one of two tasks that share a handle. Each operation has only one step,
+    /// Runs some operations in one of two tasks that share a handle. Each operation has only one step,
     /// which the other task may commit.
     async fn share(mut self) -> bool {
         for _ in 0..self.rng.u8(1..3) {
@@ -739,7 +740,7 @@ async fn yields(count: u8) {
     }
 }
 
-/// Runs two tasks with one handle. Returns `false` if it is unknown which changes are still pending.
+/// Runs two tasks on one handle. Returns `false` if it is unknown which changes are still pending.
 async fn shared(visitor: &mut Visitor) -> bool {
     let nothing = |visitor: &Visitor| visitor.history.tally.lock().unwrap().nothing;
     let before = nothing(visitor);
@@ -761,7 +762,7 @@ struct Client {
 
 impl Client {
     async fn run(mut self) {
-        // A failed attempt is not an operation, so the number of attempts is limited as well.
+        // A failed attempt does not count as an operation, so the number of attempts is limited too.
         for _ in 0..2 * CALLS {
             if self.has_done_enough() {
                 break;
@@ -802,7 +803,7 @@ impl Client {
             last: None,
             rng: self.rng.fork(),
         };
-        // A client that fails part-way leaves without finishing its request.
+        // A client that fails part-way does not finish its request.
         let _ = self.use_up(exchange, &mut visitor).await;
     }
 
@@ -852,7 +853,7 @@ impl Client {
             let outcome = error.map_or(Ok(None), Err);
             goes_on(visitor.noted(How::Request, visitor.loaded, None, outcome))?;
         }
-        // Changes that are not committed by now are dropped.
+        // Changes that have not been committed by now are dropped.
         visitor.pending.clear();
         (visitor.taken, visitor.is_late) = (None, true);
         if late > 0 && self.rng.u8(..4) == 0 {
@@ -901,16 +902,16 @@ impl Interceptor for Detour {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
     None,
-    /// Commands and answers are lost, refused or delayed.
+    /// Requests and answers are lost, refused or delayed.
     InTheStore,
     InTheClients(Seeded),
 }
 
-/// The setting of one history.
+/// The setup of one history.
 struct Bench {
     store: FaultStore<Arc<dyn Store>>,
     late: Late,
-    /// Two processes.
+    /// The sessions as two processes hold them.
     sessions: [Sessions; 2],
     trouble: Trouble,
     postponed: Mutex<Vec<Postponed>>,
@@ -970,7 +971,7 @@ impl Bench {
 async fn history(stand: &Stand, trouble: Trouble, seed: u64) -> Arc<History> {
     let mut rng = Rng::with_seed(seed);
     let bench = Arc::new(Bench::new(stand, trouble, &mut rng));
-    // Bypasses the store with the injected faults.
+    // Bypasses the injected faults.
     let sessions = Sessions::builder(stand.spy.clone()).clock(stand.clock.clone());
     let sessions = sessions.timeout(PATIENCE).build().unwrap();
     let mut before = Values::default();
@@ -1018,8 +1019,8 @@ async fn history(stand: &Stand, trouble: Trouble, seed: u64) -> Arc<History> {
     history
 }
 
-/// Runs this many histories in memory, one after the other, and stops at the first violation. Each has
-/// a runtime of its own, so that its seed alone determines its schedule.
+/// Runs `count` histories in memory, one after the other, and stops at the first violation. Each has a
+/// runtime of its own, so that its seed alone determines its schedule.
 fn in_memory(count: usize, trouble: Trouble) -> (Tally, Option<String>) {
     let mut total = Tally::default();
     for seed in 0..count as u64 {
@@ -1035,36 +1036,36 @@ fn in_memory(count: usize, trouble: Trouble) -> (Tally, Option<String>) {
     (total, None)
 }
 
-/// Runs this many histories on one store, several at a time, and stops at the first violation.
+/// Runs `count` histories on one store, several at a time, and stops at the first violation.
 async fn several(on: &Backend, count: usize, trouble: Trouble) -> (Tally, Option<String>) {
     let stand = &on.stand();
     let histories = (0..count as u64).map(|seed| async move {
         let history = history(stand, trouble, seed).await;
-        // The checker may occupy the processor for a while.
+        // The checker may keep the processor busy for a while.
         let judge = move || (history.tally(), history.violation());
         tokio::task::spawn_blocking(judge).await.unwrap()
     });
     support::until_violation(histories, 4, Tally::add).await
 }
 
-/// This many histories, or ten times as many in the long run.
+/// Returns `count`, or ten times as many histories with `UNSTICKY_LONG=1`.
 fn histories(count: usize) -> usize {
     count * usize::from(support::length())
 }
 
-/// Asserts that there was no violation and that there was enough to check.
+/// Asserts that there was no violation, and that the histories contained enough to check.
 fn check(name: &str, trouble: Trouble, (tally, violation): (Tally, Option<String>)) {
     println!("{name}, trouble {trouble:?}: {tally:?}");
     assert!(violation.is_none(), "{}", violation.unwrap_or_default());
     let made = tally.made();
     if trouble == Trouble::None {
-        // An answer may be lost if the machine pauses for a while.
+        // A few answers may be lost if the machine stalls for a while.
         assert!((tally.unknown + tally.nothing) * 100 <= made, "{tally:?}");
     } else {
         assert!(tally.unknown * 100 >= made && tally.nothing * 100 >= made, "{tally:?}");
     }
     // Every kind of operation was common, many operations overlapped, and many inserts were of the
-    // value that their handle already had.
+    // value that their handle already saw.
     assert!(made >= tally.histories * 2 * CALLS, "{tally:?}");
     assert_eq!(tally.made.len(), 6, "{tally:?}");
     assert!(tally.made.values().all(|count| count * 50 >= made), "{tally:?}");
@@ -1084,7 +1085,7 @@ fn handles_are_linearizable_in_memory_when_commands_fail() {
     check("memory", trouble, in_memory(histories(1000), trouble));
 }
 
-/// Runs on two threads, so the schedules cannot be repeated.
+/// Runs on two threads, so the schedules are not repeatable.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handles_are_linearizable_in_memory_on_two_threads() {
     let judged = several(&Backend::memory(), histories(500), Trouble::None).await;
@@ -1115,7 +1116,7 @@ async fn handles_are_linearizable_on_memcached_when_commands_fail() {
     check("memcached", trouble, several(&Backend::memcached(), histories(300), trouble).await);
 }
 
-/// Each fault is found within this many histories.
+/// Each fault is found within 1000 histories.
 #[test]
 fn seeded_faults_are_found() {
     const WITHIN: usize = 1000;
@@ -1134,7 +1135,7 @@ fn seeded_faults_are_found() {
     }
 }
 
-/// Operations written by hand: the client, start and end, and the steps.
+/// Operations written by hand. Each has a client, a start, an end and its steps.
 #[derive(Default)]
 struct ByHand(Vec<Called>);
 
@@ -1167,12 +1168,12 @@ const TWO: Values = [Some(2), None, None];
 
 #[test]
 fn checker_finds_lost_write() {
-    // A late handle that has read 1 inserts it after another client has written 2. The final value must
+    // A late handle that has read 1 inserts 1 after another client has written 2. The final value must
     // not be 2.
     for (begun, saw, expected) in [
         (4, ONE, true),
         (4, TWO, false),
-        // In a request that loaded earlier, the insert may have come first.
+        // In a request that loaded earlier, the insert may have taken effect before the other write.
         (0, ONE, true),
         (0, TWO, true),
     ] {
@@ -1187,7 +1188,7 @@ fn checker_finds_lost_write() {
 #[test]
 fn checker_finds_half_applied_commit() {
     // One request writes two keys. Another request overwrites the first key and then must not find the
-    // second one missing.
+    // second key missing.
     for (saw, expected) in [
         ([Some(2), Some(0), None], true),
         ([Some(1), Some(0), None], false),
@@ -1224,7 +1225,8 @@ fn checker_finds_two_decisions_on_same_values() {
 
 #[test]
 fn checker_finds_reordered_operations_of_one_handle() {
-    // Both early saves count from the load of their request, but they keep their order.
+    // Each of the two early saves may take effect any time after their request's load, but the saves
+    // keep their order.
     for (saw, expected) in [(TWO, true), ([Some(0), None, None], false)] {
         let mut ops = ByHand::default();
         ops.op(0, (0, 2), &[Step::Set(0, 0)]);
@@ -1274,7 +1276,7 @@ async fn long_lived_handle_writes_value_it_already_saw(on: Backend) {
             stand.write(&cookie, key, 8).await;
             write(&session);
             if by_transact {
-                // The transaction changes nothing itself, but it commits the earlier changes.
+                // The transaction itself changes nothing, but it commits the earlier changes.
                 session.transact(|_| Ok(())).await.unwrap();
             } else {
                 session.save().await.unwrap();

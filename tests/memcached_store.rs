@@ -1,4 +1,4 @@
-//! The Memcached store when servers refuse, stop, restart, hang or send invalid answers.
+//! The Memcached store when servers refuse writes, stop, restart, hang or send invalid answers.
 
 #![cfg(all(feature = "memcached", feature = "testing"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "they are tests")]
@@ -42,7 +42,7 @@ async fn bytes(store: &MemcachedStore, key: &StoreKey) -> Option<Bytes> {
     store.load(key).await.unwrap().map(|stored| stored.bytes)
 }
 
-/// Stops the server, and waits until the signal has reached each of its threads.
+/// Stops the server's process, and waits until the signal has reached each of its threads.
 fn pause(server: &MemcachedServer) {
     server.pause();
     std::thread::sleep(Duration::from_millis(50));
@@ -58,7 +58,7 @@ async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
 #[tokio::test]
 async fn batched_operations_get_their_own_answers() {
     let server = MemcachedServer::start();
-    // A busy machine may be slow, which is not the subject of this test.
+    // The long timeout allows for a busy machine, whose speed is not the subject of this test.
     let store = MemcachedStore::builder(&server.url()).unwrap();
     let store = store.response_timeout(Duration::from_secs(10)).build();
     let records: Vec<_> = (0..2000).map(|n| (random_key(), record(8 + n))).collect();
@@ -110,8 +110,8 @@ async fn oversize_write_is_refused_without_refusing_its_batch() {
     assert!(unknown > 0, "the writes were not batched");
 }
 
-/// Asserts that the result of a create is true and not a refusal. Returns whether the outcome is
-/// unknown.
+/// Asserts that a create was not refused, and that the store agrees with the result. Returns whether
+/// the outcome is unknown.
 async fn is_true_of_a_neighbour(
     store: &MemcachedStore,
     key: &StoreKey,
@@ -201,8 +201,8 @@ async fn item_that_another_program_has_marked_is_not_a_record() {
         created(&store, key, record(100)).await;
     }
     server.cli(&format!("md {stale} I T60"));
-    // The server tells the first reader of a stale item to renew it, and the second that another reader
-    // does.
+    // For a stale item, the server tells the first reader to renew it, and later readers that the first
+    // one is doing so.
     for _ in 0..2 {
         assert_eq!(store.load(&stale).await.unwrap_err().kind(), ErrorKind::Corrupt);
     }
@@ -232,13 +232,13 @@ async fn ttl_over_thirty_days_is_honoured() {
     }
 }
 
-/// Asserts that the server keeps the key for as long as requested, but not beyond January 2038.
+/// Asserts that the server will keep the key for as long as requested, but not beyond January 2038.
 fn has_its_ttl(server: &MemcachedServer, key: &StoreKey, ttl: Duration) {
     let answer = server.cli(&format!("mg {key} t"));
     let left = answer.trim().strip_prefix("HD t").and_then(|left| left.parse::<u64>().ok());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let asked = ttl.as_secs().min(i32::MAX as u64 - now);
-    // The server's clock ticks once a second, and the store adds a second.
+    // The server's clock ticks once per second, and the store adds a second.
     let near = asked.saturating_sub(3)..=asked.saturating_add(3);
     assert!(left.is_some_and(|left| near.contains(&left)), "{ttl:?}: {answer}");
 }
@@ -311,7 +311,7 @@ async fn unavailable_node_affects_only_its_own_keys() {
         match result {
             Ok(_) => {
                 working += 1;
-                assert!(bytes(&twin, &key).await.is_some(), "another process routes alike");
+                assert!(bytes(&twin, &key).await.is_some(), "another process routes keys alike");
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -344,7 +344,7 @@ async fn hanging_server_returns_errors_in_time_and_recovers() {
     assert_eq!(read.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(written.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
     assert!(took < Duration::from_millis(900), "{took:?}");
-    // From now on the store knows that the server does not answer, before it sends a write.
+    // The store now knows that the server does not answer, so it does not even send this write.
     let (written, took) = timed(store.replace(&key, record(100), TTL, &stored)).await;
     assert_eq!(written.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(took < Duration::from_millis(900), "{took:?}");
@@ -360,7 +360,7 @@ async fn hanging_server_returns_errors_in_time_and_recovers() {
         let stored = store.load(&key).await.unwrap().unwrap();
         store.replace(&key, record(100), TTL, &stored).await.unwrap()
     };
-    // The in-doubt write may arrive between the two, once.
+    // The in-doubt write may arrive between the load and the replace, but only once.
     let mut replaced = replace().await;
     if replaced == Replaced::Conflict(None) {
         replaced = replace().await;
@@ -382,7 +382,8 @@ async fn commands_over_waiting_limit_are_refused_at_once() {
         (begun.elapsed() < Duration::from_millis(100)).then(|| format!("{error:?}"))
     });
     let refused: Vec<_> = join_all(loads).await.into_iter().flatten().collect();
-    // One task sends its command itself, and up to four more are in progress while another four wait.
+    // One task sends its own command, and up to four more commands are in progress while another four
+    // wait.
     assert!((11..=15).contains(&refused.len()), "{refused:?}");
     assert!(refused.iter().all(|error| error.contains("too many")), "{refused:?}");
     server.resume();
@@ -414,8 +415,8 @@ async fn cancelled_load_never_returns_record_of_another_key() {
     }
 }
 
-/// Answers `answer` to everything. If `polite`, it first answers the store's version query as a
-/// Memcached server does.
+/// Starts a server that sends `answer` in response to everything. If `polite`, the server first answers
+/// the store's version query as a real Memcached server does.
 async fn talks_nonsense(answer: &'static [u8], polite: bool) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -492,13 +493,13 @@ async fn malformed_answers_return_expected_error_kinds() {
     }
 }
 
-/// Returns everything that the error and its sources print.
+/// Returns everything that the error and its source print.
 fn printed(error: &Error) -> String {
     let source = error.source().unwrap();
     format!("{error} {error:?} {source} {source:?}")
 }
 
-/// Repeats everything that it is sent in an error of this kind, on one line.
+/// Starts a server that echoes everything it receives, on one line and in an error of this kind.
 async fn repeats_commands(error: &'static str) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -559,7 +560,7 @@ async fn error_does_not_repeat_what_server_repeats() {
 
 #[tokio::test]
 async fn error_names_port_that_speaks_tls() {
-    // The alert that answers a client without TLS, and a server that only closes the connection.
+    // A TLS server either answers a client without TLS with an alert, or just closes the connection.
     for (answer, reason) in [(&b"\x15\x03\x01\0\x02\x02\x0a"[..], "in TLS"), (b"", "expects TLS")] {
         let url = format!("memcached://{}", talks_nonsense(answer, false).await);
         let error = patient(&url, Duration::from_secs(1)).load(&random_key()).await.unwrap_err();
@@ -582,7 +583,7 @@ async fn write_at_connection_limit_is_unavailable_and_not_in_doubt() {
     drop(others);
     let start = Instant::now();
     while store.create(&key, record(100), TTL).await.is_err() {
-        assert!(start.elapsed() < Duration::from_secs(5), "still turned away");
+        assert!(start.elapsed() < Duration::from_secs(5), "the server still refuses connections");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -611,7 +612,7 @@ async fn error_names_server_once_and_reason_once() {
     let store = store(&server);
     bytes(&store, &random_key()).await;
     server.stop();
-    // The first load uses the old connection, which may end in several ways.
+    // The first load uses the old connection, which can break in several ways.
     for (error, refused) in [
         (store.load(&random_key()).await.unwrap_err(), 0..=1),
         (store.load(&random_key()).await.unwrap_err(), 1..=1),
@@ -645,7 +646,7 @@ async fn cancelled_write_is_not_sent_after_server_recovers() {
         let store = store.clone();
         tokio::spawn(async move { store.create(&key, record(100), TTL).await })
     };
-    // As many as can be in progress at once.
+    // As many writes as can be in progress at once.
     let mut on_their_way = Vec::new();
     for _ in 0..3 {
         on_their_way.push(create(random_key()));
@@ -656,7 +657,7 @@ async fn cancelled_write_is_not_sent_after_server_recovers() {
     for write in on_their_way {
         assert_eq!(write.await.unwrap().unwrap_err().kind(), ErrorKind::OutcomeUnknown);
     }
-    // By now the store is waiting for a new connection.
+    // The store is now waiting for a new connection.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!queued.is_finished(), "after {:?}", begun.elapsed());
     queued.abort();
@@ -679,7 +680,7 @@ fn store_outlives_runtime_it_was_used_on() {
     let first = runtime();
     let stored = first.block_on(created(&store, &key, old.clone()));
     pause(&server);
-    // More than one batch, so that some are in progress and some are queued.
+    // More than one batch, so that some writes are in progress and some are queued.
     let on_their_way: Vec<_> = (0..40)
         .map(|_| {
             let (store, key, stored) = (Arc::clone(&store), key.clone(), stored.clone());

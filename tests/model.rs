@@ -1,4 +1,4 @@
-//! Compares random visits of two browsers with a reference model: who is signed in, every value, and
+//! Compares random visits by two browsers with a reference model: who is signed in, every value, and
 //! every cookie that was ever sent. The visits include restarts, lost answers, requests that overtake
 //! each other, and handles that outlive their response.
 //!
@@ -28,8 +28,8 @@ use unsticky::{
 };
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
-/// The key of the list of messages among the values. The model stores the list as a number: four times
-/// the list before, plus the new message, which is 1, 2 or 3.
+/// The index of the list of messages among the values. The model stores the list as a number: four
+/// times the number before, plus the new message, which is 1, 2 or 3.
 const MESSAGES: usize = NAMES.len();
 const LIST: Key<Vec<(String, String)>> = Key::new("unsticky.flash");
 const PEOPLE: [&str; 2] = ["alice", "bob"];
@@ -39,7 +39,7 @@ const fn minutes(number: u64) -> Duration {
     Duration::from_secs(60 * number)
 }
 
-/// The lifetime of a session that does not choose one.
+/// The lifetime of a session for which no request has chosen one.
 const CONFIGURED: Lifetime = Lifetime::new(minutes(10), minutes(20));
 const CHOICES: [Lifetime; 3] = [
     Lifetime::new(minutes(5), minutes(12)),
@@ -57,7 +57,7 @@ enum Step {
         second: Request,
         /// The number of acts of the first request that run before the second one.
         after: usize,
-        /// The second request has read its session before those acts.
+        /// Whether the second request has read its session before those acts.
         early: bool,
         /// The pause between the two parts of the first request.
         pause: Duration,
@@ -76,10 +76,10 @@ enum Step {
 #[derive(Debug, Clone)]
 struct Round {
     other: Option<Request>,
-    /// The other request has read its session before the first one acted.
+    /// Whether the other request has read its session before the first one acts.
     early: bool,
     pause: Duration,
-    /// The acts on the kept handle after that.
+    /// The acts on the kept handle after the pause.
     acts: Vec<Act>,
 }
 
@@ -88,11 +88,11 @@ struct Request {
     browser: usize,
     presents: Presents,
     acts: Vec<Act>,
-    /// The handler returns its first error.
+    /// Whether the handler stops at its first error and returns it.
     careful: bool,
     status: u16,
     trouble: Trouble,
-    /// The response never reaches the browser.
+    /// Whether the response fails to reach the browser.
     is_lost: bool,
 }
 
@@ -103,7 +103,7 @@ enum Presents {
     Nothing,
     /// Any cookie that was ever sent, to either browser.
     Any(usize),
-    /// The browser's own cookie, and any other one.
+    /// The browser's own cookie and any other cookie.
     Both(usize),
 }
 
@@ -211,7 +211,7 @@ fn rival() -> impl Strategy<Value = Request> {
     request().prop_map(|request| Request { browser: 0, presents: Presents::Own, ..request })
 }
 
-/// An act that commits immediately.
+/// An act that commits at once.
 fn commit() -> impl Strategy<Value = Act> {
     let edits = prop::collection::vec(edit(), 0..3);
     prop_oneof![
@@ -220,7 +220,7 @@ fn commit() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// A handle that commits while another request writes first, and that may reload before it commits
+/// A request that commits while another request writes first, and that may reload before it commits
 /// again.
 fn contest(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
     let acts = || prop::collection::vec(act(), 0..4);
@@ -247,7 +247,8 @@ fn round(to_the_millisecond: bool) -> impl Strategy<Value = Round> {
         .prop_map(|(other, early, pause, acts)| Round { other, early, pause, acts })
 }
 
-/// If the store uses the real clock, the model keeps away from deadlines.
+/// If the store uses the real clock, time advances without odd milliseconds, which would come too close
+/// to a deadline.
 fn advance(to_the_millisecond: bool) -> BoxedStrategy<Duration> {
     let odd = if to_the_millisecond { -1_i64..=1 } else { 0..=0 };
     let seconds = select(vec![30_u64, 60, 150, 270, 300, 600, 900, 1200, 1800]);
@@ -257,7 +258,7 @@ fn advance(to_the_millisecond: bool) -> BoxedStrategy<Duration> {
     advance.boxed()
 }
 
-/// How long a request waits between two acts, if it waits.
+/// How long a request pauses between two acts, if at all.
 fn pause(to_the_millisecond: bool) -> BoxedStrategy<Duration> {
     prop_oneof![4 => Just(Duration::ZERO), 1 => advance(to_the_millisecond)].boxed()
 }
@@ -283,7 +284,7 @@ fn step(to_the_millisecond: bool) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The public state of a session; everything is empty if the session is unknown.
+/// The public state of a session; everything is empty if there is no session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sight {
     principal: Option<String>,
@@ -380,22 +381,22 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap()
 }
 
-/// A cookie that was sent: the session and which of its secrets.
+/// A cookie that was sent: its session, and one of the secrets that the session has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Token {
     id: usize,
     secret: usize,
 }
 
-/// The store and the clock of the reference.
+/// The reference's store and clock.
 #[derive(Debug, Default)]
 struct World {
     now: u64,
     records: BTreeMap<usize, Record>,
-    /// The number of ids, secrets and versions that have been issued.
+    /// The number of ids, secrets and versions that have been issued so far.
     given: usize,
     trouble: Option<Trouble>,
-    /// The store has a clock of its own, and in the model nothing expires by it.
+    /// Whether the store has a clock of its own. The model assumes that nothing expires by that clock.
     has_own_clock: bool,
 }
 
@@ -413,8 +414,8 @@ impl World {
         self.living(token.id).filter(|record| record.secret == token.secret)
     }
 
-    /// Returns whether a command fails in spite of all retries, and whether the store applies it
-    /// nevertheless.
+    /// Returns the error with which a command fails despite all retries, and whether the store applies
+    /// the command nevertheless.
     fn fails(&mut self, verb: Verb) -> Option<(ErrorKind, bool)> {
         match self.trouble {
             Some(Trouble::Once(which, Fault::Refused)) if which == verb => {
@@ -440,7 +441,7 @@ impl World {
 
     fn create(&mut self, record: &Record) -> Result<(), ErrorKind> {
         match self.fails(Verb::Create) {
-            // Each attempt uses another id. A record that an earlier attempt stored belongs to no one.
+            // Each attempt uses a new id. A record that an earlier attempt stored belongs to nobody.
             Some((ErrorKind::OutcomeUnknown, _)) => Err(ErrorKind::Unavailable),
             Some((kind, _)) => Err(kind),
             None => {
@@ -450,7 +451,7 @@ impl World {
         }
     }
 
-    /// Returns the record that is stored instead, if there is one.
+    /// On a conflict, returns the record that is stored instead, if there is one.
     fn replace(
         &mut self,
         base: usize,
@@ -459,8 +460,8 @@ impl World {
         let current = self.living(record.id).cloned();
         let fits = current.as_ref().is_some_and(|current| current.version == base);
         match self.fails(Verb::Replace) {
-            // The stored record settles the result, unless a lost request cannot be told from a late
-            // one.
+            // Reading the record back settles the result, unless a lost request looks the same as a
+            // late one.
             None | Some((ErrorKind::OutcomeUnknown, true)) => {}
             Some((ErrorKind::OutcomeUnknown, false)) if !fits => {}
             Some((kind, _)) => return Err(kind),
@@ -472,7 +473,7 @@ impl World {
         Ok(Ok(()))
     }
 
-    /// Returns the result, and whether an answer was lost: if so, this request may itself have deleted
+    /// Returns the result, and whether an answer was lost. If so, this request itself may have deleted
     /// a record that is now missing.
     fn delete(&mut self, id: usize, version: usize) -> Result<(Deleted, bool), ErrorKind> {
         let lost = match self.trouble {
@@ -503,15 +504,15 @@ impl World {
     }
 }
 
-/// A session as a request has read it, and the authority by which the request acts.
+/// A session as a request has read it, and the request's authority to act on it.
 #[derive(Debug, Clone)]
 struct Held {
     record: Record,
     authority: Authority,
 }
 
-/// The secret that the cookie carried, or the newest secret that the request itself has created, and
-/// the principal of the session at that time.
+/// The secret in the request's cookie, or the newest secret that the request itself has created, and
+/// the session's principal at that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Authority {
     secret: usize,
@@ -519,7 +520,7 @@ struct Authority {
     principal: Option<usize>,
 }
 
-/// The state in which a request finds its session when it acts.
+/// The state in which a request finds its session when it acts on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     Own,
@@ -536,7 +537,7 @@ impl Held {
         Self { record, authority: Authority { secret, sign_ins, principal } }
     }
 
-    /// The same session with the same authority, in its current state.
+    /// Returns the same session and authority, with a newer record.
     fn at(&self, record: Record) -> Self {
         Self { record, authority: self.authority }
     }
@@ -557,7 +558,7 @@ impl Held {
         }
     }
 
-    /// Returns whether the request may end the session in its current state.
+    /// Returns whether the request may end the session in the session's current state.
     fn may_end(&self, why: Why, now: &Record) -> bool {
         match (why, self.finds(Some(now))) {
             (_, Found::Own) => true,
@@ -567,7 +568,7 @@ impl Held {
     }
 }
 
-/// Why a session is to end.
+/// Why a request ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
     SignOut,
@@ -575,36 +576,36 @@ enum Why {
     SignIn,
 }
 
-/// What happened to a session that was to end.
+/// What happened to a session that a request was to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Ended,
     Missing,
-    /// The session continues, and belongs to this principal.
+    /// The session continues. It belongs to this principal.
     Spared(Option<usize>),
 }
 
-/// A change of values that can be applied again to another record.
+/// A change to the values, which can be applied again to a newer record.
 #[derive(Debug, Clone)]
 enum Change {
     Edit(Edit),
     /// A flash message for the next page.
     Said(u64),
-    /// The handler was given a value of the record.
+    /// A value from the record was handed to the handler.
     Taken {
         key: usize,
         seen: u64,
     },
 }
 
-/// A user authenticates.
+/// An authentication of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Proof {
     who: usize,
     is_step_up: bool,
 }
 
-/// What the handler of a request in the reference has changed.
+/// What a request's handler has changed, in the reference.
 #[derive(Debug, Default, Clone)]
 struct Changes {
     values: Vec<Change>,
@@ -612,15 +613,15 @@ struct Changes {
     proof: Option<Proof>,
     rotate: bool,
     choice: Option<usize>,
-    /// The lifetime that an earlier commit of the same request chose.
+    /// The lifetime that an earlier commit in the same request chose.
     chose: Option<usize>,
 }
 
-/// What a request changes besides the session's values.
+/// What a request changes in addition to the session's values.
 #[derive(Debug, Clone, Copy)]
 struct Wishes {
     signs_in: bool,
-    /// The change requires the session's current secret.
+    /// Whether a change requires that the request has the session's current secret.
     needs_own: bool,
     needs_secret: bool,
     steps_up: bool,
@@ -635,7 +636,7 @@ impl Changes {
             && self.choice.is_none()
     }
 
-    /// Resets the changes, except that taken values stay taken and messages still go to the next page.
+    /// Resets the changes, but keeps the taken values and the messages for the next page.
     fn start_over(&mut self) {
         self.values.retain(|change| matches!(change, Change::Taken { .. } | Change::Said(_)));
     }
@@ -654,7 +655,7 @@ impl Changes {
         self.proof.is_some_and(|proof| !proof.is_step_up)
     }
 
-    /// Choosing the lifetime that already applies changes nothing.
+    /// Returns whether the request chooses a lifetime other than the one that already applies.
     fn ages(&self, record: &Record) -> bool {
         self.choice.is_some() && self.choice != record.chosen
     }
@@ -667,13 +668,13 @@ impl Changes {
         Wishes { signs_in, needs_own, needs_secret, steps_up }
     }
 
-    /// Drops all changes; a lifetime that was chosen and committed before remains.
+    /// Drops all changes, but keeps the lifetime that an earlier commit chose.
     fn drop_all(&mut self) {
         *self = Self { chose: self.chose, ..Self::default() };
     }
 
-    /// Drops the changes that need a new cookie to reach the browser, and all values of a session that
-    /// no browser can have.
+    /// Drops the changes that need a new cookie. After a sign-in or sign-out, also drops all values,
+    /// because no browser can have the cookie of the session that they were meant for.
     fn drop_what_needs_a_cookie(&mut self) {
         if self.proof.is_some() || self.ended {
             *self = Self::default();
@@ -687,7 +688,7 @@ impl Changes {
             .any(|change| matches!(change, Change::Taken { key: taken, .. } if *taken == key))
     }
 
-    /// Checks that the values that the handler took are still the same in the record.
+    /// Checks that the values that the handler took are unchanged in the record.
     fn check_taken(&self, values: &Values) -> Result<(), ErrorKind> {
         let is_there = |change: &Change| match change {
             Change::Edit(_) | Change::Said(_) => true,
@@ -696,7 +697,7 @@ impl Changes {
         self.values.iter().all(is_there).then_some(()).ok_or(ErrorKind::ValueChanged)
     }
 
-    /// Returns the values that result from applying the changes to a record.
+    /// Returns the values after the changes are applied to a record.
     fn on(&self, record: Option<&Record>) -> Values {
         let mut values = record.map(|record| record.values.clone()).unwrap_or_default();
         if self.proof.is_some() && record.is_some_and(|record| record.principal.is_none()) {
@@ -744,35 +745,35 @@ fn shown(values: &Values) -> Vec<Option<u64>> {
     (0..=MESSAGES).map(|key| values.get(&key).map(|(value, _)| *value)).collect()
 }
 
-/// A transaction and its final decision.
+/// A transaction and what it decided last.
 #[derive(Default)]
 struct Decide<'a> {
     edits: &'a [Edit],
     fails: bool,
     decided: Vec<Option<u64>>,
-    /// The transaction only takes messages. Without a session it does nothing, and that is not an
-    /// error.
+    /// Whether the transaction only takes messages. Without a session, it then does nothing and
+    /// succeeds.
     shows: bool,
     messages: u64,
 }
 
-/// A request of the reference.
+/// A request in the reference.
 #[derive(Debug)]
 struct Visit {
     loaded: Option<Held>,
-    /// The session that this request can no longer use, and whether it no longer exists.
+    /// The session that this request can no longer use, and whether that session no longer exists.
     lost: Option<(Held, bool)>,
-    /// The further sessions, if the request carried several valid tokens.
+    /// The other sessions, if the request carried several valid tokens.
     others: Vec<Held>,
     presented: bool,
-    /// One of the tokens was of a session whose secret has been rotated.
+    /// Whether one of the tokens has a secret that has since been replaced.
     stale: bool,
     changes: Changes,
     passive: bool,
     set_cookie: SetCookie,
     token: Option<Token>,
     failed: Option<ErrorKind>,
-    /// The response has been sent.
+    /// Whether the response has been sent.
     outlived: bool,
 }
 
@@ -805,7 +806,7 @@ impl Visit {
         })
     }
 
-    /// The session on which this request continues.
+    /// Returns the record of the session that this request continues, if any.
     fn base(&self) -> Option<&Record> {
         let goes_on = |record: &&Record| !self.changes.ended && !self.is_another(record);
         self.loaded.as_ref().map(|held| &held.record).filter(goes_on)
@@ -828,7 +829,7 @@ impl Visit {
         self.values() != self.base().map(|base| base.values.clone()).unwrap_or_default()
     }
 
-    /// Returns whether there are changes other than messages; losing a message is not an error.
+    /// Returns whether there are changes other than messages. Losing only messages is not an error.
     fn matters(&self) -> bool {
         let without_messages = |mut values: Values| {
             values.remove(&MESSAGES);
@@ -838,15 +839,16 @@ impl Visit {
         without_messages(self.values()) != without_messages(base)
     }
 
-    /// Returns whether the session is lost, so that the response must not set a cookie for another one.
+    /// Returns whether the session is lost, so that the response must not set the cookie of a different
+    /// one.
     fn is_lost(&self) -> bool {
         self.loaded.is_none()
             && (self.lost.is_some() || (self.stale && self.others.is_empty()))
             && !self.changes.ended
     }
 
-    /// Every session that this request may end: the one that it uses or has lost, and those of several
-    /// tokens.
+    /// Returns every session that this request may end: the one that it uses or has lost, and those of
+    /// its other tokens.
     fn came_along(&self) -> Vec<Held> {
         let lost = self.lost.as_ref().map(|(held, _)| held);
         self.loaded.iter().chain(lost).chain(&self.others).cloned().collect()
@@ -948,7 +950,7 @@ impl Visit {
             self.loaded = Some(held.at(newer.clone()));
             return Ok(());
         }
-        // A request does not fail because of messages alone.
+        // A request does not fail because it loses messages only.
         if self.changes.are_more_than_messages() || (self.outlived && !self.changes.is_empty()) {
             self.fail(ErrorKind::Gone);
         }
@@ -956,7 +958,7 @@ impl Visit {
         Err(ErrorKind::Gone)
     }
 
-    /// The operation has failed for good. The response fails as well, if it has not been sent.
+    /// Drops all changes after a final error. If the response has not been sent, it fails too.
     fn fail(&mut self, kind: ErrorKind) {
         self.changes.drop_all();
         if !self.outlived {
@@ -964,13 +966,14 @@ impl Visit {
         }
     }
 
-    /// The response must not set a cookie that could overwrite the cookie of another session.
+    /// Stops using a session, so that the response sets no cookie that could overwrite another
+    /// session's.
     fn lose(&mut self, held: Held, is_gone: bool) {
         (self.set_cookie, self.token) = (SetCookie::Nothing, None);
         (self.loaded, self.lost) = (None, Some((held, is_gone)));
     }
 
-    /// Commits the changes. After a failure, only the end of the session is committed.
+    /// Commits the changes. If the request has failed, only a sign-out is committed.
     fn commit(
         &mut self,
         world: &mut World,
@@ -981,7 +984,7 @@ impl Visit {
         let failed = failed || earlier.is_some();
         let result = self.carry_out(world, failed, decide);
         match result {
-            // Only the end of the session was committed.
+            // Only the sign-out was committed.
             Ok(()) if failed => self.changes.ended = false,
             Ok(()) => {
                 let chose = self.changes.choice.or(self.changes.chose);
@@ -1011,12 +1014,12 @@ impl Visit {
             return if ended { self.sign_out(world) } else { Ok(()) };
         }
         let signs_in = self.changes.signs_in();
-        // The changes of a transaction are not known before it runs.
+        // What a transaction changes is not known before it runs.
         let decides = |decide: &&mut Decide<'_>| !decide.shows || self.loaded.is_some();
         let changed = decide.as_ref().is_some_and(decides)
             || if self.is_lost() { self.matters() } else { self.changes_values() };
         if self.outlived && ended && (signs_in || changed) {
-            // The session is ended; nothing after that is carried out.
+            // The session is ended; what the handle did after that is dropped.
             self.sign_out(world)?;
             return Err(ErrorKind::HeadSent);
         }
@@ -1027,14 +1030,14 @@ impl Visit {
                 (false, false) => self.sign_out(world),
             };
         }
-        // A handle that outlives its response holds data that is too old to compare with.
+        // After the response, the data that a handle has read is too old to compare with.
         let asks = !self.changes.values.is_empty() || self.changes.choice.is_some();
         let decides = changed || (self.outlived && asks);
         if signs_in && !self.others.is_empty() {
             return self.begin_before_end(world, decide, Why::SignIn);
         }
         if let Some((held, is_gone)) = self.lost.clone() {
-            // A session that has ended needs no other lifetime.
+            // A session that has ended needs no new lifetime.
             let asks = self.outlived && !self.changes.values.is_empty();
             let refused = changed || asks || (!is_gone && self.changes.ages(&held.record));
             return match refused {
@@ -1046,8 +1049,8 @@ impl Visit {
         let Some(held) = self.loaded.clone() else {
             let asks = self.outlived && !self.changes.values.is_empty();
             if (changed || asks) && !signs_in && self.stale && self.others.is_empty() {
-                // The browser may hold the newer token, and the token of a new session would overwrite
-                // it.
+                // The browser may hold the newer token, which the token of a new session would
+                // overwrite.
                 return Err(ErrorKind::Gone);
             }
             if (signs_in || changed) && self.create(world, decide)? {
@@ -1072,7 +1075,7 @@ impl Visit {
         }
     }
 
-    /// The request continues whether or not this succeeds.
+    /// Extends the session if that is due. The request succeeds even if this fails.
     fn refresh(&mut self, world: &mut World, held: Held) {
         let is_due = !self.passive && held.record.is_refresh_due(world.now);
         if is_due && world.now < held.record.deadline() {
@@ -1112,12 +1115,12 @@ impl Visit {
         self.token = Some(Token { id: record.id, secret: record.secret });
     }
 
-    /// A cookie can be sent only before the response.
+    /// A cookie can be set only before the response is sent.
     fn check_head(&self) -> Result<(), ErrorKind> {
         if self.outlived { Err(ErrorKind::HeadSent) } else { Ok(()) }
     }
 
-    /// Applies the changes that every write makes to a record besides its values.
+    /// Makes the changes that every write makes to a record, apart from its values.
     fn write(&self, world: &mut World, record: &mut Record, is_own: bool) {
         let now = world.now;
         record.version = world.fresh();
@@ -1141,7 +1144,7 @@ impl Visit {
             record.idle_deadline = now + idle;
             record.absolute_deadline = record.began + absolute;
         } else if !self.passive && is_own {
-            // A request with a replaced secret does not count as use of the session.
+            // A request with a replaced secret does not count as a use of the session.
             record.last_seen = now;
             record.idle_deadline = record.idle_deadline.max(now + idle);
         }
@@ -1164,7 +1167,7 @@ impl Visit {
         Ok(())
     }
 
-    /// The first values of a new session, which continues another one or starts empty.
+    /// Returns the first values of a new session, which continues a given session or starts empty.
     fn first_values(
         &self,
         from: Option<&Record>,
@@ -1200,13 +1203,13 @@ impl Visit {
         Ok(Some(record))
     }
 
-    /// Continues on a new session.
+    /// Continues with a new session.
     fn go_on_with(&mut self, world: &World, record: Record) {
         self.send_cookie(world, &record);
         (self.loaded, self.lost) = (Some(Held::new(record)), None);
     }
 
-    /// Creates a session with what this request wrote. Returns `false` if there is nothing to store.
+    /// Creates a session from what this request wrote. Returns `false` if there is nothing to store.
     fn create(
         &mut self,
         world: &mut World,
@@ -1221,8 +1224,8 @@ impl Visit {
         Ok(is_stored)
     }
 
-    /// Creates a separate session for a sign-in that cannot use the existing one. Nothing is taken from
-    /// the existing session, and nothing ends.
+    /// Creates a separate session for a sign-in that cannot use the existing session. Takes nothing
+    /// from that session and does not end it.
     fn begin(
         &mut self,
         world: &mut World,
@@ -1233,7 +1236,8 @@ impl Visit {
         self.create(world, decide).map(|_| ())
     }
 
-    /// Creates a session for the values that were written after the end of the session before.
+    /// Ends the sessions that the request carried, then creates a session for the values that were
+    /// written after the sign-out.
     fn begin_after_end(
         &mut self,
         world: &mut World,
@@ -1253,12 +1257,12 @@ impl Visit {
             };
         }
         self.remove_cookie();
-        // The old session no longer exists, whether or not the new one can be created.
+        // The old session no longer exists, even if the new one cannot be created.
         let matters = decides || values.keys().any(|key| *key != MESSAGES);
         match self.stored(world, values) {
             Ok(Some(record)) => self.go_on_with(world, record),
             Ok(None) => {}
-            // A message without a session is dropped without an error.
+            // A message that cannot be stored is dropped without an error.
             Err(_) if !matters => {}
             Err(kind) => {
                 self.failed = Some(kind);
@@ -1268,9 +1272,9 @@ impl Visit {
         Ok(())
     }
 
-    /// Creates a session for a sign-in and then ends the sessions that the request carried. The sign-in
-    /// is withdrawn if one of several sessions, or another session of the same principal, would
-    /// continue beside it.
+    /// Creates a session for a sign-in, then ends the sessions that the request carried. Withdraws the
+    /// sign-in if the request may not end one of them, unless that is the only one and belongs to a
+    /// different principal.
     fn begin_before_end(
         &mut self,
         world: &mut World,
@@ -1280,8 +1284,8 @@ impl Visit {
         let who = self.changes.proof.map(|proof| proof.who);
         let several = !self.others.is_empty();
         let mut ending = self.came_along();
-        // An anonymous session that this request created beside several others continues in the new
-        // session.
+        // If this request had several tokens and created an anonymous session, that session continues
+        // in the new one.
         let mut made = None;
         if why == Why::SignIn {
             // This request may not end a session that it has lost.
@@ -1293,8 +1297,8 @@ impl Visit {
         let created = self.stored(world, values)?.unwrap();
         for held in ending {
             let ended = match self.end(world, &held, why) {
-                // The next request would carry that session's token as well, or the session would not
-                // be counted.
+                // The next request would carry that session's token too, or the principal would have a
+                // session that is not counted.
                 Ok(Fate::Spared(_)) if several || held.record.principal == who => {
                     Err(ErrorKind::Contended)
                 }
@@ -1310,7 +1314,8 @@ impl Visit {
         Ok(())
     }
 
-    /// This request can no longer use the session: it does not restore it and sends no cookie.
+    /// Records that the session can no longer be used. The request does not restore the session and
+    /// sends no cookie.
     fn gone(&mut self, held: Held, is_gone: bool, fails: bool) -> Result<(), ErrorKind> {
         let fails = fails || self.matters();
         self.lose(held, is_gone);
@@ -1326,8 +1331,8 @@ impl Visit {
         if self.changes.wishes(&held.record).needs_secret {
             self.check_head()?;
         }
-        // Data that was read before the response was sent is too old to decide on. A session that has
-        // expired by now may have been used by other requests since.
+        // Data that was read before the response is too old to decide on. A session that has expired by
+        // now may have been used by other requests since it was read.
         let mut is_fresh = self.outlived || world.now >= held.record.deadline();
         let mut now = match is_fresh {
             true => world.load(held.record.id)?,
@@ -1340,7 +1345,7 @@ impl Visit {
             let wishes = self.changes.wishes(&last);
             let fails = self.outlived || decide.as_ref().is_some_and(|decide| !decide.shows);
             if let Some(decide) = &mut decide {
-                // An earlier decision of the transaction is not stored.
+                // The transaction runs again, so its earlier decision is void.
                 decide.messages = 0;
             }
             let needs_secret = match held.finds(living.as_ref()) {
@@ -1371,7 +1376,7 @@ impl Visit {
                     Err(newer) => now = newer,
                 }
             } else {
-                // A decision that is not written must be based on the newest record.
+                // A decision that writes nothing must be based on the newest record too.
                 now = match decide.is_some() && !is_fresh {
                     true => world.load(last.id)?,
                     false => Some(last.clone()),
@@ -1401,7 +1406,8 @@ impl Visit {
         let mut now = held.record.clone();
         loop {
             if !held.may_end(why, &now) {
-                // Otherwise another request could take a value that this request has taken.
+                // If the session continues, another request could take a value that this request has
+                // taken.
                 self.check_taken_from(held, &Values::new())?;
                 return Ok(Fate::Spared(now.principal));
             }
@@ -1421,8 +1427,8 @@ impl Visit {
         }
     }
 
-    /// Checks the values that were taken from the session that was read. Nothing is taken from the
-    /// other sessions.
+    /// Checks the values that were taken. They were taken from the session that was read, never from
+    /// the others.
     fn check_taken_from(&self, held: &Held, values: &Values) -> Result<(), ErrorKind> {
         match self.loaded.as_ref().is_some_and(|loaded| loaded.is(held)) {
             true => self.changes.check_taken(values),
@@ -1430,8 +1436,9 @@ impl Visit {
         }
     }
 
-    /// The session no longer exists. That is an error only if this request took one of its values: if
-    /// it is in doubt who ended the session, another request may have taken the value too.
+    /// Returns the outcome of a deletion whose session no longer exists. This is an error only if the
+    /// request took one of the session's values, because another request may have taken the value too.
+    /// If it is in doubt who ended the session, the outcome is unknown.
     fn already_ended(&self, held: &Held, in_doubt: bool) -> Result<Fate, ErrorKind> {
         match self.check_taken_from(held, &Values::new()) {
             Err(_) if in_doubt => Err(ErrorKind::OutcomeUnknown),
@@ -1447,7 +1454,7 @@ impl Visit {
         }
     }
 
-    /// Runs after the handler. Changes that the response does not confirm are dropped.
+    /// Runs after the handler. Drops the changes that the response does not confirm.
     fn finish(&mut self, world: &mut World, at: Progress) -> (Outcome, Option<Token>) {
         let failed = at.status >= 500 || at.status == 408;
         let error = self.commit(world, failed, None).err().filter(|_| !failed);
@@ -1455,7 +1462,7 @@ impl Visit {
             self.changes = Changes::default();
         }
         self.outlived = true;
-        // The response has reported the failure.
+        // The response has reported the error.
         self.failed = None;
         let set_cookie = std::mem::replace(&mut self.set_cookie, SetCookie::Nothing);
         (Outcome { acts: at.acts, set_cookie, error }, self.token.take())
@@ -1487,16 +1494,17 @@ fn marked(index: usize, survives: bool) -> RuntimeKey<u64> {
     if survives { key(index).survives_sign_in() } else { key(index) }
 }
 
-/// The subject of the test: the crate over a store.
+/// What the test checks: the crate over a store.
 struct Real {
     stand: Stand,
     began: OffsetDateTime,
 }
 
 fn configured(builder: Builder) -> Builder {
-    // The reference predicts the result of each command. It does not model the directory's commands.
+    // The reference predicts the result of each command. It does not model the commands for the
+    // directory.
     let builder = builder.directory(DirectoryMode::Off);
-    // Servers on a busy machine may be slow, which is not the subject of this test.
+    // The long timeout allows for a busy machine, whose speed is not the subject of this test.
     builder.lifetime(CONFIGURED).timeout(Duration::from_secs(30))
 }
 
@@ -1622,7 +1630,7 @@ impl Real {
     }
 }
 
-/// Runs what follows the handler. Returns the cookie that was sent as well.
+/// Ends the exchange after the handler. Also returns the cookie that was sent.
 async fn concluded(exchange: Exchange, at: Progress) -> (Outcome, Option<String>) {
     let (header, error) = told(finish(exchange, at.status).await);
     let pair = header.as_ref().and_then(|header| header.split(';').next());
@@ -1636,12 +1644,12 @@ async fn concluded(exchange: Exchange, at: Progress) -> (Outcome, Option<String>
     (Outcome { acts: at.acts, set_cookie, error }, cookie)
 }
 
-/// Returns the `Set-Cookie` header, and the error of a response that was replaced.
+/// Returns the `Set-Cookie` header, and the error if it replaced the response.
 fn told(reply: Reply) -> (Option<String>, Option<ErrorKind>) {
     (reply.set_cookie, reply.error.map(|error| error.kind()))
 }
 
-/// A request that has read its session, in both the crate and the reference.
+/// A request that has read its session, both in the crate and in the reference.
 struct Open {
     exchange: Exchange,
     session: Session,
@@ -1650,13 +1658,14 @@ struct Open {
     expected: Progress,
 }
 
-/// A handle whose response has been sent, in both the crate and the reference.
+/// A handle whose response has been sent, both in the crate and in the reference.
 struct Kept {
     session: Session,
     visit: Visit,
 }
 
-/// The stores differ in how often they read during a conflict.
+/// Returns the request's fault, unless it affects loads: the stores differ in how often they load
+/// during a conflict.
 fn late_trouble(request: &Request) -> Trouble {
     match request.trouble {
         Trouble::Once(Verb::Load, _) | Trouble::Always(Verb::Load, _) => Trouble::None,
@@ -1668,13 +1677,13 @@ fn late_trouble(request: &Request) -> Trouble {
 struct Case {
     real: Real,
     world: World,
-    /// Every cookie that was ever sent, as the crate and the reference know it.
+    /// Every cookie that was ever sent, as the crate and as the reference identifies it.
     issued: Vec<(String, Token)>,
     jars: [Option<usize>; BROWSERS],
 }
 
 impl Case {
-    /// The cookies that a request carries.
+    /// Returns the cookies that a request carries.
     fn presented(&self, request: &Request) -> Vec<usize> {
         let any = |index: &usize| index.checked_rem(self.issued.len());
         let own = self.jars[request.browser];
@@ -1694,7 +1703,7 @@ impl Case {
         expected: (Outcome, Option<Token>),
         actual: (Outcome, Option<String>),
     ) -> Result<(), TestCaseError> {
-        prop_assert_eq!(&actual.0, &expected.0, "the reference stands on the right");
+        prop_assert_eq!(&actual.0, &expected.0, "the reference is on the right");
         if let (Some(cookie), Some(token)) = (actual.1, expected.1) {
             self.issued.push((cookie, token));
         }
@@ -1714,7 +1723,7 @@ impl Case {
         indices.iter().map(|index| (self.issued[*index].0.as_str(), self.issued[*index].1)).unzip()
     }
 
-    /// Reads the session. Returns `None` if reading fails in the crate and in the reference alike.
+    /// Reads the session. Returns `None` if that fails alike in the crate and in the reference.
     async fn open(&mut self, request: &Request) -> Result<Option<Open>, TestCaseError> {
         let presented = self.presented(request);
         let (cookies, tokens) = self.cookies(&presented);
@@ -1749,7 +1758,7 @@ impl Case {
         open.visit.perform(&mut self.world, request, acts, &mut open.expected);
     }
 
-    /// Runs the rest of a request from this act on. Its handle outlives it.
+    /// Runs the rest of a request, from this act on. Its handle outlives it.
     async fn go_on(
         &mut self,
         mut open: Open,
@@ -1794,7 +1803,7 @@ impl Case {
         Ok(())
     }
 
-    /// Runs a request from its start, or from the point at which it has read its session.
+    /// Runs a whole request, or the rest of one that has already read its session.
     async fn overtake(
         &mut self,
         request: &Request,
@@ -1831,7 +1840,7 @@ impl Case {
                 let result = result.map_err(|error| error.kind());
                 let actual = Done { result, decided, sight: self.real.sight(&kept.session) };
                 let expected = kept.visit.act(&mut self.world, act);
-                prop_assert_eq!(actual, expected, "{:?}; the reference stands on the right", act);
+                prop_assert_eq!(actual, expected, "{:?}; the reference is on the right", act);
             }
         }
         Ok(())
@@ -1842,8 +1851,8 @@ impl Case {
         self.world.now += millis(by);
     }
 
-    /// Checks each cookie that was ever sent against the reference. At most one cookie of each session
-    /// is valid.
+    /// Checks each cookie that was ever sent against the reference. At most one cookie per session is
+    /// valid.
     async fn compare(&self) -> Result<(), TestCaseError> {
         for (cookie, token) in &self.issued {
             let exchange = self.real.begin(&[cookie]);
@@ -1854,7 +1863,7 @@ impl Case {
             let visit = Visit::open(&mut World::default(), &[]).unwrap();
             let loaded = self.world.sees(*token).cloned().map(Held::new);
             let expected = Visit { loaded, ..visit }.sight();
-            prop_assert_eq!(seen, expected, "{:?}; the reference stands on the right", token);
+            prop_assert_eq!(seen, expected, "{:?}; the reference is on the right", token);
         }
         let valid: Vec<usize> = self
             .issued
@@ -1955,7 +1964,7 @@ fn overtaken(first: Request, second: Request, after: usize) -> Step {
     Step::Overtaken { first, second, after, early: false, pause: Duration::ZERO }
 }
 
-/// A handle that does nothing before its response.
+/// A handle that is used only after its response.
 fn outlives(rounds: Vec<Round>) -> Step {
     Step::Outlives { first: plain(Vec::new()), rounds }
 }
@@ -1964,8 +1973,8 @@ fn round_of(other: Option<Vec<Act>>, pause: Duration, acts: Vec<Act>) -> Round {
     Round { other: other.map(plain), early: false, pause, acts }
 }
 
-/// Runs a case that is rare at random, over a store with the same clock and over a store that still
-/// holds expired records.
+/// Runs a case that rarely arises by chance, both over a store with the same clock and over a store
+/// that still holds expired records.
 async fn as_the_reference_does(steps: &[Step]) {
     for has_own_clock in [false, true] {
         let on = Backend::memory();

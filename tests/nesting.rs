@@ -1,4 +1,4 @@
-//! Layers inside layers, and what they do to a response, in both frameworks.
+//! Nested session layers, and what a layer does to a response, in both frameworks.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -29,7 +29,7 @@ fn sessions(stand: &Stand, cookie: &'static str) -> Sessions {
     stand.process(|builder| builder.cookie(Cookie::new(cookie)).directory(DirectoryMode::Off))
 }
 
-/// A response: its status, and its headers in order.
+/// The status and the headers of a response, in order.
 type Reply = (u16, Vec<(String, String)>);
 
 fn reply<'a>(status: u16, headers: impl Iterator<Item = (impl ToString, &'a [u8])>) -> Reply {
@@ -48,7 +48,7 @@ async fn sign_in(session: Session) -> Result<String> {
     Ok("signed in".to_owned())
 }
 
-/// A middleware between two layers that writes to the session before and after the inner service.
+/// A middleware between two layers that changes the session before and after the inner service runs.
 async fn writes_in_axum(
     handle: SessionHandle,
     request: Request,
@@ -128,7 +128,8 @@ async fn nested_layer_of_same_sessions_shares_session_of_outer_layer() {
         assert_eq!((reply.0, read(&sessions, cookie).await), (200, all), "{framework}");
         let vary = reply.1.iter().filter(|(name, _)| name == "vary").count();
         assert_eq!(vary, 1, "{framework}: {reply:?}");
-        // An existing session takes one read and one write.
+        // If the session exists, the two layers and the middleware together send one read and one
+        // write.
         stand.spy.take();
         let again = match framework {
             "axum" => axum_reply(&sessions, &sessions, cookie).await,
@@ -140,7 +141,7 @@ async fn nested_layer_of_same_sessions_shares_session_of_outer_layer() {
     }
 }
 
-/// A third layer between the two, with another cookie, makes no difference.
+/// A third layer between the two, with a different cookie, makes no difference.
 #[tokio::test]
 async fn nested_layer_finds_same_sessions_beyond_intermediate_layer() {
     let stand = Backend::memory().stand();
@@ -162,7 +163,7 @@ async fn nested_layer_finds_same_sessions_beyond_intermediate_layer() {
     assert_eq!(sent, [None, Some("__Host-admin".to_owned()), Some("__Host-id".to_owned())]);
 }
 
-/// An inner layer that is dropped, for example by a time limit between the two, does not discard the
+/// Dropping an inner layer, for example because of a time limit between the two, does not discard the
 /// outer layer's changes.
 #[tokio::test]
 async fn dropped_inner_exchange_keeps_changes_of_outer_exchange() {
@@ -190,7 +191,7 @@ async fn layers_with_different_cookie_names_keep_separate_sessions() {
     }
 }
 
-/// An inner middleware that fails in place of the handler, after it has signed out or written a value.
+/// An inner middleware that signs out or writes a value, and then fails in place of the handler.
 async fn fails_in_actix(script: &'static str, sessions: &Sessions, cookie: &str) -> Reply {
     let fails =
         from_fn(move |handle: SessionHandle, _: ServiceRequest, _: Next<BoxBody>| async move {
@@ -213,8 +214,8 @@ async fn fails_in_actix(script: &'static str, sessions: &Sessions, cookie: &str)
     reply(response.status().as_u16(), headers)
 }
 
-/// The error that a middleware returns gets the same headers as a response: the removal of the cookie,
-/// and `Vary`.
+/// If an inner middleware returns an error, the error response gets the same headers as any other: the
+/// removal of the cookie, and `Vary`.
 #[tokio::test]
 async fn error_of_inner_middleware_carries_what_session_adds() {
     let stand = Backend::memory().stand();
@@ -309,10 +310,10 @@ async fn replaced_response_keeps_headers_unrelated_to_its_body() {
     }
     let mut sorted = REPLACED_FIELDS;
     sorted.sort_unstable();
-    assert_eq!(REPLACED_FIELDS, sorted, "in the order of the alphabet, in small letters");
+    assert_eq!(REPLACED_FIELDS, sorted, "in alphabetical order, in lower case");
 }
 
-/// Any body type that can be made from bytes; this test uses a plain one.
+/// The layer works with any body type that can be made from bytes; this test uses `Vec<u8>`.
 #[tokio::test]
 async fn tower_layer_keeps_body_type_of_inner_service() {
     for (fails, expected) in
@@ -334,7 +335,7 @@ async fn tower_layer_keeps_body_type_of_inner_service() {
     }
 }
 
-/// An inner time limit cancels the handler. In both frameworks, its incomplete changes are dropped.
+/// An inner time limit cancels the handler. Its incomplete changes are dropped, in both frameworks.
 #[tokio::test]
 async fn timed_out_or_failed_request_commits_only_sign_out() {
     let stand = Backend::memory().stand();
@@ -346,7 +347,8 @@ async fn timed_out_or_failed_request_commits_only_sign_out() {
         let reply = finish(exchange, status).await;
         assert_eq!(reply.set_cookie.is_some(), keeps, "{status}");
     }
-    // A change that must be kept even if the response is an error is written immediately.
+    // A change that must be kept even if the request fails can be committed early, here with
+    // `transact`.
     let exchange = Exchange::begin(&sessions, [""], None);
     let session = exchange.handle().session().await.unwrap();
     session.transact(|values| values.insert(SEEN, &1)).await.unwrap();
@@ -357,6 +359,8 @@ async fn timed_out_or_failed_request_commits_only_sign_out() {
     assert_eq!(read(&sessions, &cookie).await, (None, Some(1), None));
     let exchange = Exchange::begin(&sessions, [cookie.to_owned()], None);
     exchange.handle().session().await.unwrap().sign_out();
-    let Finish::Pending(reply) = exchange.finish(408) else { panic!("the end is not kept") };
+    let Finish::Pending(reply) = exchange.finish(408) else {
+        panic!("the sign-out is not committed")
+    };
     assert!(reply.await.set_cookie.unwrap().contains("Max-Age=0"));
 }

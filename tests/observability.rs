@@ -1,4 +1,4 @@
-//! Every event of docs/observability.md occurs with the documented level and fields, and is counted. No
+//! Every event in docs/observability.md occurs with the documented level and fields, and is counted. No
 //! other event occurs.
 
 #![cfg(all(feature = "tracing", feature = "metrics", feature = "memory", feature = "testing"))]
@@ -25,17 +25,17 @@ use unsticky::{
 
 const COUNT: Key<u64> = Key::new("count");
 
-/// `tracing` caches for the whole process which events have a subscriber, so the tests run one after
-/// the other.
+/// `tracing` caches, for the whole process, which events have a subscriber. The tests therefore run one
+/// after the other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// The level and the fields of each event, by its name.
+/// The level and the fields of each event, keyed by the event's name.
 type Events = BTreeMap<String, (String, BTreeSet<String>)>;
 
 #[derive(Clone, Default)]
 struct Captured {
     events: Arc<Mutex<Events>>,
-    /// The texts of all `error` fields, by the name of their event.
+    /// The values of all `error` fields, keyed by the event's name.
     errors: Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>,
 }
 
@@ -75,7 +75,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Captured {
     }
 }
 
-/// Returns the rows of the documentation's table.
+/// Returns the rows of the table in the documentation.
 fn documented() -> Events {
     let text = include_str!("../docs/observability.md");
     let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
@@ -122,7 +122,7 @@ async fn damage(stand: &Stand, cookie: &str, place: usize, byte: u8) {
     stand.put(&key, bytes).await;
 }
 
-/// Strict mode with a limit of one session.
+/// Events about directories, in strict mode with a limit of one session.
 async fn directories(stand: &Stand) {
     let sessions = stand.process(|builder| {
         let builder = builder.namespace("directories").directory(DirectoryMode::Strict);
@@ -145,7 +145,7 @@ async fn directories(stand: &Stand) {
     alice.list().await.unwrap();
     let directory = stand.spy.take()[0].key.clone();
     let stored = stand.stored(&directory).await;
-    // The directory record is lost, as if it had been evicted, and then restored.
+    // Loses the directory record, as if it had been evicted, and later restores it.
     stand.spy.delete(&directory, None).await.unwrap();
     let exchange = Exchange::begin(&sessions, [cookie.to_owned()], None);
     assert!(!exchange.handle().session().await.unwrap().is_signed_in());
@@ -173,8 +173,8 @@ async fn everything_happens() {
     let other = arrive(&stand).await;
     read(&stand, &format!("{cookie}; {other}")).await;
 
-    // Two concurrent requests. During the first one another request writes, and during the second one
-    // the session ends.
+    // Two overtaken requests: another request writes during the first, and ends the session during the
+    // second.
     for overtaking in [false, true] {
         let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
         let session = exchange.handle().session().await.unwrap();
@@ -186,8 +186,8 @@ async fn everything_happens() {
         finished(exchange).await;
     }
 
-    // A lost answer that is settled, and one that cannot be settled because the store fails when it is
-    // read back.
+    // Two lost answers. The first is settled; the second cannot be, because reading the record back
+    // fails.
     let cookie = arrive(&stand).await;
     for failed_loads in [0, 3] {
         let exchange = Exchange::begin(&stand.sessions, [cookie.to_owned()], None);
@@ -227,7 +227,7 @@ async fn everything_happens() {
     (head.method, head.origin) = ("POST", Some(&b"https://evil.example"[..]));
     Guard::same_origin().check_head(&head).unwrap_err();
 
-    // A handler that failed, and two layers that share a cookie.
+    // A handler that fails, and two layers that share a cookie.
     let exchange = Exchange::begin(&stand.sessions, [""], None);
     exchange.handle().session().await.unwrap().insert(COUNT, &7).unwrap();
     drop(exchange.finish(500));
@@ -236,7 +236,7 @@ async fn everything_happens() {
     let inner = Exchange::begin(&others, [""], Some(outer.handle()));
     drop((inner.finish(200), outer.finish(200)));
 
-    // A sign-in on a page that was loaded over plain HTTP.
+    // A sign-in from a page that was loaded over plain HTTP.
     let mut exchange = Exchange::begin(&stand.sessions, [""], None);
     let mut head = RequestHead::default();
     head.host = Some(b"shop.test");
@@ -249,7 +249,7 @@ async fn everything_happens() {
     let listed = alice.list().await.unwrap();
     assert!(alice.open(listed[0].id).await.unwrap().is_some());
 
-    // A flash message in a request with a stale cookie.
+    // A flash message in a request whose cookie is stale.
     let stale = arrive(&stand).await;
     request(&stand, &stale, async |session| session.rotate()).await;
     request(&stand, &stale, async |session| session.flash(Level::Info, "hello").unwrap()).await;
@@ -262,18 +262,18 @@ async fn everything_happens() {
     })
     .await;
 
-    // A form with the token of another session.
+    // A form with a token from a different session.
     request(&stand, "", async |session| drop(session.verify_csrf_token("forged").unwrap_err()))
         .await;
 }
 
-/// Runs on one thread, with a clock that jumps to the next time limit.
+/// Returns a runtime on one thread, with a clock that skips to the next timer.
 fn runtime() -> tokio::runtime::Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().start_paused(true).build().unwrap()
 }
 
-/// Returns the counters after a scenario.
+/// Returns the counters at the end of a scenario.
 fn counted(scenario: impl Future<Output = ()>) -> BTreeMap<String, u64> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
@@ -301,7 +301,7 @@ fn every_documented_event_is_emitted_and_counted() {
 
     let documented = documented();
     assert_eq!(*captured.events.lock().unwrap(), documented);
-    // Each `error` field gives the cause once.
+    // Each `error` field states the cause once.
     let errors = captured.errors.lock().unwrap();
     let with_error = documented.iter().filter(|(_, (_, fields))| fields.contains("error"));
     assert_eq!(
@@ -334,7 +334,7 @@ fn every_documented_event_is_emitted_and_counted() {
     assert_eq!(verbs, ["create", "delete", "load", "replace"].map(str::to_owned).into());
 }
 
-/// An operation is reported even if its answer was lost.
+/// An operation is counted even if its answer was lost.
 #[test]
 fn in_doubt_sign_in_rotation_and_sign_out_are_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -342,7 +342,7 @@ fn in_doubt_sign_in_rotation_and_sign_out_are_counted() {
         let stand = stand();
         let cookie = arrive(&stand).await;
         let sign_in = async |session: Session| session.sign_in("alice").unwrap();
-        // The directory's own write is a create, so the fault does not affect it.
+        // The write to the directory is a create, so the fault does not affect it.
         stand.store.inject(Verb::Replace, Fault::LoseAnswer);
         let cookie = request(&stand, &cookie, sign_in).await;
         let rotate = async |session: Session| session.rotate();
@@ -356,7 +356,7 @@ fn in_doubt_sign_in_rotation_and_sign_out_are_counted() {
     }
 }
 
-/// A sign-in as another principal that is rolled back is not counted.
+/// If the switch to another account is rolled back, no sign-in is counted.
 #[test]
 fn rolled_back_account_switch_is_not_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -377,7 +377,7 @@ fn rolled_back_account_switch_is_not_counted() {
     }
 }
 
-/// Dropped changes are reported only if they would have changed something.
+/// Dropped changes are reported only if they would have had an effect.
 #[test]
 fn dropped_changes_are_reported_only_if_something_is_lost() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -413,7 +413,7 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
             assert_eq!(dropped(&counted), (None, None), "{name} {status}");
         }
     }
-    // Inserts a value that is already stored, and one that is lost after the response.
+    // Inserts a value after the response: one that is already stored, and one that is lost.
     for (value, lost) in [(1, None), (2, Some(1))] {
         let counted = counted(async {
             let stand = stand();
@@ -435,7 +435,7 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
         handle.session().await.unwrap().insert(COUNT, &2).unwrap();
     });
     assert_eq!(dropped(&counted_late), (Some(1), None));
-    // Dropped because the response is an error, and because an error replaced the response.
+    // Changes dropped because the response is an error.
     for status in [500, 408] {
         let counted = counted(async {
             let stand = stand();
@@ -453,7 +453,7 @@ fn dropped_changes_are_reported_only_if_something_is_lost() {
     assert_eq!(dropped(&counted), (None, Some(1)));
 }
 
-/// Reported once for each request, with the number of its messages.
+/// The event occurs once per request and contains the number of messages.
 #[test]
 fn dropped_message_is_reported_once() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -512,7 +512,7 @@ fn count_of(name: &str, scenario: impl Future<Output = ()>) -> u64 {
     counted(scenario).get(&format!("unsticky_{name}_total")).copied().unwrap_or(0)
 }
 
-/// Reported once for any number of write attempts, and not at all if nothing is written.
+/// The event occurs once, however often the write is attempted, and not at all if nothing is written.
 #[test]
 fn message_that_does_not_fit_is_reported_once_when_dropped() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -614,7 +614,7 @@ fn event_is_emitted_only_for_its_documented_reason() {
         };
         assert_eq!(count_of("outcome_unknown", unsettled), count, "{fault:?}");
     }
-    // A reload that finds the session gone, with and without changes to lose.
+    // A reload that finds that the session is gone, with and without changes to lose.
     for (changes, count) in [(true, 1), (false, 0)] {
         let gone = async {
             let stand = stand();
@@ -632,8 +632,8 @@ fn event_is_emitted_only_for_its_documented_reason() {
     }
 }
 
-/// The changes that a failed commit drops are reported with the response, unless they were reported as
-/// gone.
+/// Changes that a failed commit drops are reported when the response is sent, unless they were already
+/// reported as gone.
 #[test]
 fn changes_dropped_by_failed_commit_are_reported_with_response() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -675,13 +675,12 @@ fn changes_dropped_by_failed_commit_are_reported_with_response() {
         finish(exchange, 500).await;
     };
     assert_eq!(count_of("changes_discarded", refused), 1);
-    // A detached session belongs to no request that could lose a change.
+    // A detached session belongs to no request, so no change is lost.
     let detached = async { Session::detached().insert(COUNT, &1).unwrap() };
     assert_eq!(count_of("changes_dropped", detached), 0);
 }
 
-/// Failures of the store of every kind are counted. A record that is too large is not a failure of
-/// the store.
+/// Store failures of every kind are counted. A record that is too large is not a store failure.
 #[test]
 fn every_store_failure_is_counted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -717,10 +716,10 @@ fn every_documented_alert_uses_existing_counter() {
         assert!(documented.contains_key(name), "{name}");
         counters += 1;
     }
-    assert!(counters >= 7, "the alerts are gone");
+    assert!(counters >= 7, "no alerts were found");
 }
 
-/// The fields of each event, in the order of the events.
+/// The fields of each event, in the order in which the events occurred.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>);
 
@@ -739,7 +738,7 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Told {
         struct Texts<'a>(&'a mut BTreeMap<&'static str, String>);
         impl Visit for Texts<'_> {
             fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-                // Logs quote only strings. Without quotes, a text could imitate another field.
+                // Logs quote only strings. An unquoted value could imitate another field.
                 assert!(!["principal", "label", "actor"].contains(&field.name()), "{value:?}");
                 self.0.insert(field.name(), format!("{value:?}"));
             }
@@ -756,7 +755,8 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Told {
     }
 }
 
-/// Returns the digest that stands for a principal: the last part of the key of its directory.
+/// Returns the digest that stands for a principal: the last part of the key of the principal's
+/// directory.
 async fn digest(stand: &Stand, principal: &str) -> String {
     let key = stand.directory_key(principal).await;
     key.as_str().rsplit(':').next().unwrap().to_owned()
@@ -848,7 +848,7 @@ fn actor_is_reported_under_every_audit_setting() {
                 assert!(open(0).await.unwrap().revoke().await.unwrap());
                 assert!(directory.revoke(listed[1].id).await.unwrap());
                 assert_eq!(directory.revoke_all().await.unwrap().count, 1);
-                // In a request users act for themselves, so no actor is reported.
+                // In a request, users act on their own sessions, so no actor is reported.
                 let own = async |session: Session| {
                     session.sign_in("alice").unwrap();
                     session.save().await.unwrap();
@@ -877,7 +877,7 @@ fn actor_is_reported_under_every_audit_setting() {
     }
 }
 
-/// The count includes sessions that could not be deleted, because they are marked as revoked.
+/// The number includes sessions that could not be deleted, because they are marked as revoked.
 #[test]
 fn revoke_all_event_reports_number_of_revoked_sessions() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -899,7 +899,7 @@ fn revoke_all_event_reports_number_of_revoked_sessions() {
     assert_eq!(told, [("0", "false"), ("0", "true"), ("2", "true")]);
 }
 
-/// Every reason in the documentation is reported for the right sessions.
+/// Every reason in the documentation is reported, each for the right sessions.
 #[test]
 fn every_documented_reason_is_emitted() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();
@@ -959,14 +959,14 @@ async fn every_reason_happens() {
     let cookie = sign_in(&stand, "revoked").await;
     assert!(alice.revoke(id(&cookie).await).await.unwrap());
 
-    // The store fails while the session is revoked.
+    // The store fails during the revocation, and the session is removed later.
     let cookie = sign_in(&stand, "unfinished").await;
     stand.store.fail_always(Verb::Delete, Fault::Unavailable);
     assert!(alice.revoke(id(&cookie).await).await.is_err());
     stand.store.heal();
     assert!(alice.list().await.unwrap().is_empty());
 
-    // Another principal signs in on the same browser, and out again.
+    // Another principal signs in with the same browser, and then signs out.
     let cookie = request(&stand, "", async |session| session.sign_in("bob").unwrap()).await;
     let cookie = request(&stand, &cookie, async |session| session.sign_in("alice").unwrap()).await;
     request(&stand, &cookie, async |session| session.sign_out()).await;
@@ -984,7 +984,7 @@ async fn every_reason_happens() {
     }
 }
 
-/// This includes events about a directory, whose key contains the digest of the principal.
+/// This applies to events about a directory too, although its key contains the principal's digest.
 #[test]
 fn audit_setting_nothing_names_no_account() {
     let _one_at_a_time = ONE_AT_A_TIME.lock();

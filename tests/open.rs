@@ -1,4 +1,4 @@
-//! Changes a principal's session outside a request, with `Sessions::of(principal).open(id)`.
+//! Jobs change a principal's session outside a request, with `Sessions::of(principal).open(id)`.
 
 #![cfg(all(
     feature = "testing",
@@ -33,7 +33,7 @@ async fn open(stand: &Stand, id: SessionId) -> Option<OpenSession> {
     stand.sessions.of("alice").open(id).await.unwrap()
 }
 
-/// Returns Alice's cookie, and her session opened by a job.
+/// Returns Alice's cookie, and her session as a job has opened it.
 async fn opened(stand: &Stand) -> (String, OpenSession) {
     let cookie = stand.signed_in("alice").await;
     let session = open(stand, id_of(stand, &cookie).await).await.unwrap();
@@ -89,8 +89,8 @@ async fn open_without_changes_writes_nothing(on: Backend) {
     assert_eq!(stand.taken_verbs(), [Verb::Load; 2]);
 }
 
-/// A request that read the session before the job, and one that reads it after: neither loses a change,
-/// and the job decides on the record that is stored when it writes.
+/// One request reads the session before the job writes; another writes after the job has read it. No
+/// change is lost, and the job decides from the record that is stored when it writes.
 async fn changes_survive_concurrent_requests_in_both_directions(on: Backend) {
     let stand = on.stand();
     let (cookie, mut session) = opened(&stand).await;
@@ -200,7 +200,7 @@ async fn unavailable_store_returns_error(on: Backend) {
     assert_eq!(off.of("alice").open(id).await.unwrap_err().kind(), ErrorKind::NoDirectory);
 }
 
-/// A job does not count as use of the session, sends no cookie and invalidates none.
+/// A job does not count as use of the session, sets no cookie and invalidates none.
 async fn opened_session_is_not_extended_and_keeps_its_cookie(on: Backend) {
     let stand = on.stand();
     let (cookie, mut session) = opened(&stand).await;
@@ -222,7 +222,7 @@ async fn opened_session_is_not_extended_and_keeps_its_cookie(on: Backend) {
     assert_eq!(write(&mut session, B, 3).await, Err(ErrorKind::Gone));
 }
 
-/// With a limit that refuses new sign-ins, a job does not confirm the session's cookie.
+/// If a limit on sessions refuses new sign-ins, a job does not confirm the session's cookie.
 async fn opened_session_stays_unconfirmed(on: Backend) {
     let stand = on
         .stand_with(|builder| builder.concurrent_sessions(unsticky::ConcurrentSessions::Reject(1)));
@@ -252,8 +252,8 @@ async fn job_survives_rotation_step_up_and_sign_in_of_same_principal(on: Backend
         assert_eq!(stand.who(&cookie).await, None, "the old secret stays invalid");
         cookie = renewed;
     }
-    // The secret is rotated during the job: the request gets its new secret, and the job's change is
-    // kept.
+    // The secret is rotated while the job writes: the request gets its new secret, and the job's change
+    // is kept.
     let gate = stand.store.hold(Verb::Replace);
     let writing = tokio::spawn(async move { write(&mut session, B, 7).await });
     gate.reached().await;
@@ -275,7 +275,7 @@ async fn sign_in_of_another_principal_ends_job(on: Backend) {
     assert_eq!(stand.who(&bobs).await.as_deref(), Some("bob"));
 }
 
-/// A session that is revoked while the job writes is not restored.
+/// The job's write does not restore a session that is revoked at the same time.
 async fn session_revoked_during_job_returns_gone(on: Backend) {
     let stand = on.stand();
     for end in 0..3 {
@@ -334,7 +334,7 @@ async fn unlisted_session_is_none_and_gone_in_strict_mode(on: Backend) {
     assert!(open(&stand, id).await.is_none());
 }
 
-/// Outside strict mode a session continues without its directory. In both modes it can still be
+/// Outside strict mode, a session continues without its directory. In both modes it can still be
 /// revoked.
 async fn session_with_lost_directory_can_be_revoked(on: Backend) {
     for (mode, is_begun_anew) in [
@@ -359,12 +359,13 @@ async fn session_with_lost_directory_can_be_revoked(on: Backend) {
         assert_eq!(stand.who(&cookie).await, None);
         assert_eq!(stand.spy.load(&key).await.unwrap(), None);
         assert!(!again.revoke().await.unwrap());
-        // Sessions that signed in later are not affected.
+        // Sessions that signed in later are unaffected.
         assert_eq!(stand.who(&newer).await.is_some(), is_begun_anew);
     }
 }
 
-/// The store still has the record, so a process with another clock may consider the session alive.
+/// The store still holds the record, so a process with a different clock may consider the session
+/// alive.
 async fn expired_session_still_in_store_can_be_revoked(on: Backend) {
     for is_lost in [false, true] {
         let stand = Stand::over(on.store(), |builder| builder);
@@ -394,7 +395,8 @@ async fn in_doubt_change_is_settled_and_applied_once(on: Backend) {
         assert_eq!(add(&mut session).await, Ok(()), "{fault:?}");
     }
     assert_eq!(stand.read(&cookie, SEED).await, Some(3));
-    // A change that stays in doubt is an error, and the next change starts from the stored record.
+    // A change that stays in doubt is reported as an error, and the next change starts from the stored
+    // record.
     stand.store.inject(Verb::Replace, Fault::LoseAnswer);
     let id = session.id();
     // Only the first load succeeds.
@@ -425,8 +427,8 @@ async fn failed_function_writes_nothing(on: Backend) {
 async fn abandoned_change_runs_to_completion(on: Backend) {
     let stand = on.stand();
     let (cookie, mut session) = opened(&stand).await;
-    // The load has been answered and the write is held. Once its caller is gone, the write continues in
-    // a task of its own.
+    // The load has been answered, and the write is held. If the caller goes away now, the write
+    // continues in a task of its own.
     let gate = stand.store.hold(Verb::Replace);
     {
         let mut writing = Box::pin(session.transact(|values| values.insert(A, &7)));
@@ -441,7 +443,7 @@ async fn abandoned_change_runs_to_completion(on: Backend) {
     support::stand::eventually(is_stored, "the change was not stored").await;
 }
 
-/// The logout token of an identity provider names its session id, which the application stored as the
+/// An identity provider's logout token contains a session id, which the application stored as the
 /// label.
 async fn back_channel_logout_finds_session_by_label(on: Backend) {
     let stand = on.stand();
@@ -483,7 +485,7 @@ on_every_store! {
     job_spawned_by_handler_changes_session_after_response,
 }
 
-/// A handler that starts a job and answers. The job continues without the request.
+/// A handler that starts a job and responds. The job continues after the request.
 async fn start(session: Session, tasks: Tasks) -> Result<&'static str> {
     let (sessions, principal) = (session.sessions().clone(), session.principal().unwrap());
     let id = session.id().unwrap();

@@ -1,4 +1,4 @@
-//! Compares the guard against cross-site requests with the equivalent layer of tower-http.
+//! Compares the guard against cross-site requests with the equivalent layer in tower-http.
 
 #![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -14,7 +14,8 @@ use unsticky::tower::GuardLayer;
 
 const TRUSTED: &str = "https://login.example";
 
-/// Covers every combination except WebSockets and repeated headers, which tower-http does not check.
+/// Covers every combination of header values, except WebSockets and repeated headers, which tower-http
+/// does not check.
 #[tokio::test]
 async fn origin_check_matches_tower_http() {
     let inner = tower::service_fn(async |_: Request<Body>| {

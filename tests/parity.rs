@@ -1,4 +1,4 @@
-//! The same scenarios through tower and through actix-web: one table, two adapters.
+//! The same scenarios through tower and through actix-web: one table, two frameworks.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -16,11 +16,12 @@ use unsticky::{Cookie, Lifetime, OnFailedResponse, SameSite, Sessions};
 
 use Verb::{Create, Delete, Load, Replace};
 
-/// The response to a script, and the store commands that it cost.
+/// Returns the response to a script, and the store commands that were sent for it.
 async fn step(stand: &Stand, app: &App, script: &str, cookie: &str) -> (Reply, Vec<Verb>) {
     stand.spy.take();
     let reply = app.run(script, cookie).await;
-    // The cost of a sign-in in directory commands depends on earlier sign-ins, so it is not compared.
+    // The number of directory commands for a sign-in depends on earlier sign-ins, so it is not
+    // compared.
     let commands = stand.spy.take();
     let commands = commands.iter().filter(|command| command.key.kind() == Kind::Session);
     (reply, commands.map(|command| command.verb).collect())
@@ -29,7 +30,7 @@ async fn step(stand: &Stand, app: &App, script: &str, cookie: &str) -> (Reply, V
 const SET: &str = "; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=86400";
 const REMOVAL: &str = "__Host-id=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0";
 
-/// The observable form of a session cookie.
+/// What a response does with the session cookie.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Sent {
     Nothing,
@@ -54,23 +55,23 @@ fn sent(reply: &Reply) -> Sent {
     }
 }
 
-/// The cookie that the request brings.
+/// The cookie that a request carries.
 #[derive(Debug, Clone, Copy)]
 enum Visitor {
     New,
-    /// With a session that holds `seed=1`.
+    /// Has a session that holds `seed=1`.
     Known,
-    /// Signed in as alice; `seed=1` was written after the sign-in.
+    /// Signed in as alice, who wrote `seed=1` after the sign-in.
     Alice,
-    /// With a well-formed but unknown token.
+    /// Has a well-formed token that the store does not know.
     Stranger,
-    /// With a cookie of the right name whose value is not a token.
+    /// Has a cookie with the right name whose value is not a token.
     Garbage,
 }
 
 type Row = (Visitor, &'static str, u16, &'static str, &'static [Verb], Sent);
 
-/// visitor, script, status, body, store commands, cookie
+/// Columns: visitor, script, status, body, store commands, cookie.
 const TABLE: &[Row] = &[
     // Reading.
     (Visitor::New, "get:seed", 200, "-", &[], Sent::Nothing),
@@ -146,7 +147,7 @@ const TABLE: &[Row] = &[
         &[Load, Create, Delete],
         Sent::Token,
     ),
-    // A failed response saves nothing but a sign-out.
+    // A failed response saves only a sign-out.
     (Visitor::Known, "set:a=1,status:500", 500, "", &[Load], Sent::Nothing),
     (Visitor::New, "set:a=1,status:503", 503, "", &[], Sent::Nothing),
     (Visitor::Known, "sign-in:alice,status:500", 500, "", &[Load], Sent::Nothing),
@@ -277,7 +278,7 @@ async fn several_cookie_fields_and_session_cookies_are_resolved() {
             let reply = app.send("/do/get:seed", &fields).await;
             (reply.body, stand.spy.take().len())
         };
-        // HTTP/2 splits the header.
+        // HTTP/2 may split the header.
         assert_eq!(read(&["a=b".to_owned(), valid.clone()]).await, ("1".to_owned(), 1));
         assert_eq!(read(&[format!("a=b; {valid}; c=d")]).await, ("1".to_owned(), 1));
         assert_eq!(read(&[format!("{valid}; {valid}")]).await, ("1".to_owned(), 1));
@@ -285,9 +286,9 @@ async fn several_cookie_fields_and_session_cookies_are_resolved() {
         assert_eq!(read(&[format!("__Host-id=garbage; {valid}")]).await, ("1".to_owned(), 1));
         let four = ["x", "y", "z"].map(unknown).join("; ");
         assert_eq!(read(&[format!("{four}; {valid}")]).await, ("-".to_owned(), 3));
-        // More than one valid token makes the request anonymous.
+        // Several valid tokens make the request anonymous.
         assert_eq!(read(&[format!("{valid}; {other}")]).await, ("-".to_owned(), 2));
-        // A sign-out then ends all their sessions.
+        // A sign-out then ends the sessions of all these tokens.
         let both = format!("{valid}; {other}");
         let (reply, commands) = step(&stand, &app, "sign-out", &both).await;
         assert_eq!((sent(&reply), commands), (Sent::Removal, vec![Load, Load, Delete, Delete]));
@@ -331,14 +332,14 @@ async fn remember_me_and_browser_mode_are_chosen_per_session() {
         let reply = app.run("remember", &cookie).await;
         assert!(reply.cookies()[0].ends_with("; Max-Age=2592000"), "{reply:?}");
         let cookie = reply.cookie();
-        // The lifetime is stored with the session: a later rotation uses it.
+        // The lifetime is stored in the session, so a later rotation uses it.
         stand.clock.advance(Duration::from_secs(86_400));
         let reply = app.run("rotate,get:seed", &cookie).await;
         assert_eq!(reply.body, "1");
         assert!(reply.cookies()[0].ends_with("; Max-Age=2505600"), "{reply:?}");
         let reply = app.run("browser", &reply.cookie()).await;
         assert!(reply.cookies()[0].ends_with("; SameSite=Lax"), "{reply:?}");
-        // A sign-in starts from the configured lifetime, unless the same request sets one.
+        // A sign-in starts from the configured lifetime, unless the same request sets a different one.
         let browser = app.run("sign-in:alice,browser", &reply.cookie()).await;
         assert!(browser.cookies()[0].ends_with("; SameSite=Lax"), "{browser:?}");
         let reply = app.run("sign-in:alice", &browser.cookie()).await;
@@ -447,7 +448,7 @@ async fn layers_with_different_cookie_names_keep_separate_sessions() {
         assert!(admin.cookie().starts_with("__Host-admin="), "{admin:?}");
         let all = format!("{}; {}", customer.cookie(), admin.cookie());
         assert_eq!(app.run("who", &all).await.body, "alice");
-        // Each token is valid under its own cookie name only.
+        // Each token is valid only under its own cookie name.
         let swapped = all.replace("__Host-id", "x").replace("__Host-admin", "__Host-id");
         assert_eq!(app.run("who", &swapped).await.body, "-");
     }
@@ -480,7 +481,7 @@ async fn panic_and_disconnect_keep_only_sign_out() {
                     let ended = futures_util::FutureExt::catch_unwind(panics).await;
                     assert_eq!(ended.is_err(), ending == "panic");
                 }
-                // The sign-out is carried out in a separate task.
+                // The sign-out runs in a separate task.
                 tasks_go_on().await;
                 let verbs = stand.taken_verbs();
                 let expected: &[Verb] = if survives { &[Load] } else { &[Load, Delete] };

@@ -1,4 +1,4 @@
-//! Many concurrent requests of one session on real servers, in one process and in four.
+//! Many concurrent requests in one session on real servers, from one process and from four.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -37,7 +37,7 @@ struct Tally {
     failed: u64,
 }
 
-/// Sends `count` requests at once. Each waits for a while between its read and its write.
+/// Sends `count` requests at once. Each pauses between its read and its write.
 async fn increments(sessions: &Sessions, cookie: &str, count: u64, think: Duration) -> Tally {
     let mut requests = JoinSet::new();
     for _ in 0..count {
@@ -101,7 +101,7 @@ async fn two_hundred_concurrent_increments_are_all_counted(on: Backend) {
     }
 }
 
-/// No increment is lost or counted twice, and the answers agree.
+/// No increment is lost or counted twice, and the results reported to the requests match the total.
 async fn hot_session(url: &str, timeout: Duration) {
     let sessions = sessions(url, timeout);
     let cookie = seeded(&sessions).await;
@@ -111,7 +111,7 @@ async fn hot_session(url: &str, timeout: Duration) {
     assert!(tally.ok > 0, "{tally:?}");
 }
 
-/// The link delays both directions by five milliseconds.
+/// The link delays each direction by five milliseconds.
 async fn concurrent_increments_add_up_over_slow_link(on: Backend) {
     let server = on.server().unwrap();
     let proxy = Proxy::start(server.port()).await;
@@ -128,7 +128,7 @@ async fn concurrent_increments_add_up_over_slow_link(on: Backend) {
 /// The environment variable that turns a test process into one of several workers.
 const WORKER: &str = "UNSTICKY_RACES_WORKER";
 
-/// Not a test by itself: the work of each of four processes.
+/// Not a test in itself: the work of each of the four processes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker() {
     let Ok(task) = std::env::var(WORKER) else { return };

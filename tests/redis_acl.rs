@@ -1,5 +1,4 @@
-//! The permissions that the documentation of `RedisStore` lists are sufficient, and each of them is
-//! necessary.
+//! The permissions that the documentation of `RedisStore` lists are sufficient, and each is necessary.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -14,7 +13,8 @@ use unsticky::{Key, Session, Sessions};
 
 const NUMBER: Key<u64> = Key::new("number");
 
-/// Returns the words of the documentation's line after this title, with the placeholders filled in.
+/// Returns the words of the line below this title in the documentation, with the placeholders filled
+/// in.
 fn documented(title: &str) -> Vec<String> {
     let text = include_str!("../src/store/redis/mod.rs");
     let mut lines = text.lines().skip_while(|line| line.trim_start_matches("/// ") != title);
@@ -28,7 +28,7 @@ fn commands(words: &[String]) -> Vec<&String> {
     words.iter().filter(|word| word.starts_with('+')).collect()
 }
 
-/// Creates the user again, without one of the words and with another.
+/// Recreates the user without one of the words and with an additional one.
 fn permit(server: &RedisServer, words: &[String], without: &str, with: &str) {
     let _ = server.ask(&["ACL", "DELUSER", &words[2]]);
     let words = words.iter().map(String::as_str).filter(|word| *word != without);
@@ -36,7 +36,7 @@ fn permit(server: &RedisServer, words: &[String], without: &str, with: &str) {
     server.cli(&words);
 }
 
-/// Does everything that an application does with its sessions, in a new process and on a new server.
+/// Does everything that an application does with its sessions, as a new process on a new server would.
 /// Returns the first failure.
 async fn is_in_order(server: &RedisServer, store: RedisStore) -> Result<(), String> {
     fn answered<T>(visit: Visit<T>) -> Result<Visit<T>, String> {
@@ -65,8 +65,8 @@ async fn is_in_order(server: &RedisServer, store: RedisStore) -> Result<(), Stri
     Ok(())
 }
 
-/// Asserts that everything works with these permissions, and that it fails without any one of them that
-/// is not optional.
+/// Asserts that everything works with these permissions, and that it fails if any one of them is
+/// missing, except the optional ones.
 async fn is_exact(
     server: &RedisServer,
     words: &[String],
@@ -87,17 +87,19 @@ fn with_user(url: &str) -> RedisStore {
     RedisStore::connect(&url.replace("://", "://app:sesame7@")).unwrap()
 }
 
+/// The permissions for a single server, also with a database number in the URL.
 #[tokio::test]
 async fn one_server() {
     let (server, mut words) = (RedisServer::start(), documented("# one server"));
     is_exact(&server, &words, &[], || with_user(&server.url())).await;
     words.push("+select".to_owned());
     is_exact(&server, &words, &[], || with_user(&format!("{}3", server.url()))).await;
-    // The user has no access to other applications on the same server.
+    // With a pattern for other keys, the user cannot access the application's keys.
     permit(&server, &words, "~shop:*", "~other:*");
     assert!(is_in_order(&server, with_user(&server.url())).await.is_err());
 }
 
+/// The permissions for each node of a cluster.
 #[tokio::test]
 async fn node_of_cluster() {
     let cluster = RedisCluster::single(&[]);
@@ -111,6 +113,7 @@ async fn node_of_cluster() {
     }
 }
 
+/// The permissions for the servers that Sentinels watch, and for the Sentinels themselves.
 #[tokio::test]
 async fn server_behind_sentinel_and_sentinel() {
     let set = SentinelSet::single(&[]);
@@ -132,7 +135,7 @@ async fn server_behind_sentinel_and_sentinel() {
         let is_optional = optional.contains(&&word[..]) || word.starts_with('&');
         assert_eq!(outcome.is_ok(), is_optional, "{word}: {outcome:?}");
     }
-    // The permissions that are not required.
+    // Checks what the optional permissions are for.
     let subscribed = || sentinel.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).contains("sub=3");
     eventually("a subscription is left", || !subscribed());
     permit(sentinel, &watcher, "", "");
@@ -143,18 +146,19 @@ async fn server_behind_sentinel_and_sentinel() {
     assert_eq!(sentinel.cli(&asked), "OK");
 }
 
-/// If the server has its own compare-and-set, only the first script needs its permission.
+/// On a server with its own compare-and-set, the permission for its conditional delete is enough to use
+/// it.
 async fn server_that_compares(server: &RedisServer, delete: &str) {
     let words = documented("# one server");
     is_exact(server, &words, &[], || with_user(&server.url())).await;
     let deleted = server.calls(delete);
     permit(server, &words, "", &format!("+{delete}"));
     let store = with_user(&server.url());
-    // The second time, the store knows what the server supports.
+    // In the second round, the store knows what the server supports.
     for _ in 0..2 {
         assert_eq!(is_in_order(server, store.clone()).await, Ok(()));
     }
-    assert!(server.calls(delete) > deleted + 1, "it is tried out and used");
+    assert!(server.calls(delete) > deleted + 1, "it is probed and then used");
 }
 
 mod valkey {

@@ -1,5 +1,5 @@
-//! Special cases of the connection to a Redis Cluster, on real nodes, and on scripted nodes if no real
-//! node behaves as needed.
+//! Special cases of the connection to a Redis Cluster, on real nodes, or on scripted nodes where no
+//! real node behaves as needed.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -21,10 +21,10 @@ use unsticky::{Error, ErrorKind};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The nodes do not declare a master dead that is slow on a busy machine.
+/// Settings with which the nodes do not declare a master dead that is only slow on a busy machine.
 const PATIENT_NODES: &[&str] = &["--cluster-node-timeout", "30000"];
 
-/// The maximum duration of a call: the time limit of the request.
+/// The longest time that a call may take: the request's time limit.
 const BOUND: Duration = Duration::from_secs(1);
 
 fn url(ports: &[u16]) -> String {
@@ -36,7 +36,7 @@ fn store(url: &str) -> RedisStore {
     RedisStore::connect(url).unwrap()
 }
 
-/// Returns three masters, shared by the tests that do not change them.
+/// Returns a cluster of three masters, shared by the tests that do not change it.
 fn shared_masters() -> Arc<RedisCluster> {
     static SHARED: Mutex<Weak<RedisCluster>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap();
@@ -51,7 +51,7 @@ fn closed_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).unwrap().port()
 }
 
-/// Returns a key of the shard, provided that no slot has been moved.
+/// Returns a key in the shard, provided that no slot has been moved.
 fn key_of(shard: usize) -> StoreKey {
     loop {
         let key = random_key();
@@ -94,7 +94,7 @@ async fn every_shard_is_reached(store: &dyn Store) {
     }
 }
 
-/// Checks each outcome of each command on an existing record.
+/// Checks each outcome of each command, starting from an existing record.
 async fn every_outcome_is_right(store: &dyn Store, key: &StoreKey, stored: &Stored) {
     let other = Stored::new(random_record(100), unsticky::store::Version::new(7));
     let conflict = Some(stored.clone());
@@ -107,7 +107,7 @@ async fn every_outcome_is_right(store: &dyn Store, key: &StoreKey, stored: &Stor
     let outcome = store.delete(key, Some(&other)).await.unwrap();
     assert_eq!(outcome, Deleted::Conflict(Some(stored.clone())));
     assert_eq!(store.delete(key, Some(&stored)).await.unwrap(), Deleted::Deleted);
-    // Six more calls, on a key without a record.
+    // Six more calls, on a key that has no record.
     assert_eq!(store.load(key).await.unwrap(), None);
     let outcome = store.replace(key, random_record(100), HOUR, &stored).await.unwrap();
     assert_eq!(outcome, Replaced::Missing);
@@ -117,11 +117,12 @@ async fn every_outcome_is_right(store: &dyn Store, key: &StoreKey, stored: &Stor
     assert_eq!(store.delete(key, None).await.unwrap(), Deleted::Deleted);
 }
 
-/// While a slot is being moved, some of its keys are on one node and some on the other.
+/// While a slot is being moved, some of its keys are on one node and some on the other. Every command
+/// works in either case.
 async fn half_moved_slots_take_every_verb(cluster: &RedisCluster) {
     let (source, target) = (&cluster.nodes()[0], &cluster.nodes()[1]);
     let store = patient(&cluster.url(), Duration::from_secs(5));
-    // Both nodes are known and connected.
+    // Makes sure that both nodes are known and connected.
     every_shard_is_reached(&*store).await;
     let (moved, kept) = (key_of(0), key_of(0));
     let at_source = [created(&*store, &moved).await, created(&*store, &kept).await];
@@ -134,7 +135,8 @@ async fn half_moved_slots_take_every_verb(cluster: &RedisCluster) {
         node.cli(&["CONFIG", "RESETSTAT"]);
     }
     every_outcome_is_right(&*store, &moved, &at_source[0]).await;
-    // Thirteen calls, plus the two scripts that the target did not have and that were sent twice.
+    // Thirteen calls, plus the two scripts that the target did not have and that were therefore sent
+    // twice.
     assert_eq!((target.calls("asking"), target.calls("eval")), (13 + 2, 2));
     every_outcome_is_right(&*store, &kept, &at_source[1]).await;
     assert_eq!(target.calls("asking"), 13 + 2 + 6, "the last six find nothing at the source");
@@ -176,7 +178,7 @@ mod valkey {
                 }
                 assert!(begun.elapsed() < Duration::from_secs(5), "the node does not compare");
             }
-            // The key of the probe belongs to this node.
+            // The probe used a key that belongs to this node.
             assert_eq!(node.failures("set"), 0);
             let before = (scripts(node), node.calls("set"), node.calls("delifeq"));
             let stored = replaced(&*store, &key, &stored).await;
@@ -201,7 +203,7 @@ async fn nodes_are_found_by_every_kind_of_announced_address() {
     let named = || cluster.nodes()[0].cli(&["CLUSTER", "SLOTS"]);
     configure("cluster-preferred-endpoint-type", "unknown-endpoint");
     every_shard_is_reached(&store(&url(&seed))).await;
-    // A node without a known name announces `?`.
+    // A node whose hostname is not known is announced as `?`.
     configure("cluster-preferred-endpoint-type", "hostname");
     assert!(named().contains('?'), "{}", named());
     every_shard_is_reached(&store(&url(&seed))).await;
@@ -211,7 +213,7 @@ async fn nodes_are_found_by_every_kind_of_announced_address() {
     });
     every_shard_is_reached(&store(&url(&seed))).await;
 
-    // If a node is not reachable at its announced address, only its keys are unavailable.
+    // If a node cannot be reached at its announced address, only its keys are unavailable.
     let closed = closed_port();
     cluster.nodes()[1].cli(&["CONFIG", "SET", "cluster-announce-port", &closed.to_string()]);
     eventually("the nodes do not hear of the port", || named().contains(&closed.to_string()));
@@ -295,7 +297,7 @@ async fn redirect_to_nowhere_is_not_followed() {
 async fn any_reachable_node_discovers_the_others() {
     let cluster = shared_masters();
     let ports: Vec<_> = cluster.nodes().iter().map(RedisServer::port).collect();
-    // This port accepts connections and does not answer.
+    // This port accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = silent.local_addr().map(|address| (silent, address.port())).unwrap();
     for first in [closed_port(), silent.1] {
@@ -313,7 +315,7 @@ async fn replica_discovers_the_masters() {
     every_shard_is_reached(&store(&url(&[cluster.nodes()[SHARDS].port()]))).await;
 }
 
-/// A server outside the cluster would accept keys and keep them.
+/// A server outside the cluster would accept keys and keep them, so it must be refused.
 #[tokio::test]
 async fn server_without_cluster_is_refused_as_node() {
     let (server, cluster) = (RedisServer::start(), shared_masters());
@@ -332,7 +334,7 @@ async fn server_without_cluster_is_refused_as_node() {
         every_shard_is_reached(&store).await;
     }
     assert_eq!((server.calls("set"), server.calls("get")), (0, 0));
-    // The reverse: a node of a cluster, used as a single server.
+    // The reverse: a cluster node, used as a single server.
     let node = RedisStore::connect(&cluster.nodes()[0].url()).unwrap();
     let error = node.load(&key_of(1)).await.unwrap_err();
     assert!(all(&error).contains("begins with redis+cluster://"), "{error:?}");
@@ -365,10 +367,10 @@ async fn error_names_wrong_password() {
 
 #[test]
 fn each_runtime_has_its_own_connections_and_dropped_store_leaves_no_task() {
-    // This test uses its own cluster, because other tests use the shared one at the same time.
+    // This test needs a cluster of its own, because other tests use the shared one at the same time.
     let cluster = RedisCluster::masters(&redis_program(), PATIENT_NODES);
     let connections = || -> Vec<usize> {
-        // The connection that runs `CLIENT LIST` is not counted.
+        // Leaves out the connection that runs `CLIENT LIST`.
         let clients = |node: &RedisServer| node.cli(&["CLIENT", "LIST"]).lines().count() - 1;
         cluster.nodes().iter().map(clients).collect()
     };
@@ -409,7 +411,7 @@ async fn connection_to_removed_node_is_closed() {
     cluster.remove(2);
     let begun = Instant::now();
     while store.load(&key_of(2)).await.is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(5), "the node is not left");
+        assert!(begun.elapsed() < Duration::from_secs(5), "the store still uses the removed node");
         sleep(Duration::from_millis(10)).await;
     }
     every_shard_is_reached(&store).await;
@@ -417,7 +419,7 @@ async fn connection_to_removed_node_is_closed() {
     eventually("the connection is not closed", || {
         removed.cli(&["CLIENT", "LIST"]).lines().count() == 1
     });
-    // The removed node is not asked for the slots again, although the address names it.
+    // The removed node is not asked for the slots again, although the store's URL lists it.
     let asked = |nodes: &[RedisServer]| -> u64 {
         nodes.iter().map(|node| node.calls("cluster|slots")).sum()
     };
@@ -434,7 +436,7 @@ async fn connection_to_removed_node_is_closed() {
     assert_eq!(removed.calls("cluster|slots"), before);
 }
 
-/// The probe for a native comparison goes to the node that the slot map names, and nowhere else.
+/// The probe for native compare-and-set goes only to the node that the slot map lists.
 #[tokio::test]
 async fn writes_alone_discover_new_node() {
     let mut cluster = RedisCluster::masters(&redis_program(), PATIENT_NODES);
@@ -442,11 +444,11 @@ async fn writes_alone_discover_new_node() {
     let key = key_of(2);
     let stored = created(&store, &key).await;
     let stored = replaced(&store, &key, &stored).await;
-    // The writes above no longer cause a refresh of the slot map.
+    // By now, the writes above no longer cause a refresh of the slot map.
     sleep(Duration::from_millis(300)).await;
     cluster.hand_over(slots_at_first(2), 0);
     cluster.kill(2);
-    // The store notices the closed connection before it sends anything on it.
+    // The store notices that the connection is closed before it sends anything on it.
     sleep(Duration::from_millis(50)).await;
     let begun = Instant::now();
     let outcome = loop {
@@ -483,7 +485,7 @@ async fn keys_of_unassigned_slots_are_unavailable_and_not_written() {
         assert!(all(&error).contains(text), "{error:?}");
         assert_eq!(cluster.nodes()[shard].cli(&["DBSIZE"]), "1");
     }
-    // Otherwise only the missing shard is unavailable.
+    // With this setting, only the missing shard is unavailable.
     for node in &cluster.nodes()[1..] {
         node.cli(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
     }
@@ -500,7 +502,7 @@ async fn keys_of_unassigned_slots_are_unavailable_and_not_written() {
     let text = format!("redis at 127.0.0.1:{}", cluster.nodes()[0].port());
     assert!(all(&error).contains(&text), "{error:?}");
 
-    // A slot that no node serves.
+    // A slot that no node serves: the error says so.
     let key = key_of(1);
     let slot = slot_of(key.as_str()).to_string();
     for node in &cluster.nodes()[1..] {
@@ -513,7 +515,7 @@ async fn keys_of_unassigned_slots_are_unavailable_and_not_written() {
     let text = "CLUSTERDOWN Hash slot not served: the cluster does not serve the key now";
     assert!(all(&error).contains(text), "{error:?}");
 
-    // All nodes are down when the application starts, and start later.
+    // All nodes are down when the application starts, and come up later.
     cluster.kill(1);
     cluster.kill(2);
     let store = patient(&cluster.url(), Duration::from_secs(2));

@@ -1,4 +1,4 @@
-//! What the log tells an operator when Redis fails, on real servers.
+//! What the log tells an operator when Redis fails, checked on real servers.
 
 #![cfg(all(feature = "redis", feature = "testing", feature = "tracing"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -42,7 +42,7 @@ impl Write for Logged {
     }
 }
 
-/// Runs a request and returns its failure and what was logged meanwhile.
+/// Runs a request. Returns its failure, and what was logged in the meantime.
 async fn logged(url: &str, cookie: &str, deed: Deed) -> (Option<ErrorKind>, String) {
     static SUBSCRIBER: Once = Once::new();
     SUBSCRIBER.call_once(|| {
@@ -54,8 +54,8 @@ async fn logged(url: &str, cookie: &str, deed: Deed) -> (Option<ErrorKind>, Stri
     (answer.failure, String::from_utf8(LOGGED.take()).unwrap())
 }
 
-/// Asserts that a reading and a writing request fail with these kinds, and that the log contains each
-/// of these texts once.
+/// Asserts that a reading and a writing request fail with these kinds of error, and that the log
+/// contains each of these texts once.
 async fn says(url: &str, read: ErrorKind, written: ErrorKind, texts: &[&str]) {
     let token = format!("__Host-id={}", "A".repeat(43));
     for (cookie, deed, kind) in [(&*token, Deed::Read, read), ("", Deed::Insert, written)] {
@@ -69,7 +69,7 @@ async fn says(url: &str, read: ErrorKind, written: ErrorKind, texts: &[&str]) {
     }
 }
 
-/// Creates a user with exactly these permissions, and returns the address with the user's name.
+/// Creates a user with exactly these permissions. Returns the URL for that user.
 fn user(server: &RedisServer, rules: &[&str]) -> String {
     let user = ["ACL", "SETUSER", "app", "on", ">sesame7", "~*", "resetchannels", "-@all"];
     server.cli(&[&user[..], rules].concat());
@@ -122,7 +122,7 @@ async fn command_denied_inside_script_is_refused_and_not_repeated() {
         assert_eq!(log.matches("store_failed").count(), 1, "{log}");
         assert!(log.contains("answered EVAL with ERR ") && log.contains(text), "{log}");
         assert!(!log.contains("in_doubt"), "{log}");
-        // Once by its hash, which the server has forgotten, and once by its source.
+        // The script was sent once by its hash, which the server no longer knew, and once as source.
         assert_eq!((server.calls("evalsha"), server.calls("eval")), (1, 1), "{denied}");
         let (failure, _) = logged(&server.url(), &cookie, Deed::Read).await;
         assert_eq!(failure, None);
@@ -148,8 +148,8 @@ async fn command_renamed_inside_script_is_refused() {
     }
 }
 
-/// A server repeats an unknown command in its answer, and the `redis` crate cannot read an answer that
-/// is not UTF-8.
+/// For an unknown command, the server echoes the arguments in its answer, and the `redis` crate cannot
+/// read an answer that is not UTF-8.
 #[tokio::test]
 async fn unknown_command_with_binary_arguments_leaves_link_to_others() {
     for (renamed, protocol) in [("EVALSHA", "resp2"), ("SET", "resp2"), ("EVALSHA", "resp3")] {
@@ -187,6 +187,7 @@ async fn unknown_command_with_binary_arguments_leaves_link_to_others() {
     }
 }
 
+/// The error message contains the command that the server's access control list denies.
 #[tokio::test]
 async fn error_names_denied_command() {
     use ErrorKind::Refused;
@@ -259,7 +260,7 @@ async fn errors_distinguish_wrong_missing_and_unneeded_passwords() {
 #[tokio::test]
 async fn error_names_server_with_too_many_clients() {
     let server = RedisServer::start_with(&["--maxclients", "1"]);
-    // The connection of the server's start may still be open.
+    // A connection from the start of the server may still be open.
     let _only = loop {
         let mut only = tokio::net::TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
         only.write_all(b"PING\r\n").await.unwrap();
@@ -280,7 +281,7 @@ async fn error_names_server_with_too_many_clients() {
 #[tokio::test]
 async fn error_names_protected_mode() {
     let server = RedisServer::start_with(&["--protected-mode", "yes", "--bind", "*"]);
-    // An address of this machine other than loopback.
+    // An address of this machine that is not loopback.
     let own = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.1:9")?;
         socket.local_addr()
@@ -335,6 +336,7 @@ async fn error_names_server_of_another_protocol() {
     says(&url, ErrorKind::Unavailable, ErrorKind::Unavailable, &[text]).await;
 }
 
+/// A node of a Redis Cluster is used as if it were a single server. The error message says what it is.
 #[tokio::test]
 async fn error_names_cluster_node() {
     const CLUSTER: &str = "the server is a node of a Redis Cluster";
@@ -350,7 +352,7 @@ async fn error_names_cluster_node() {
     two.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     let begun = Instant::now();
     while !one.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
-        assert!(begun.elapsed() < Duration::from_secs(20), "they do not find each other");
+        assert!(begun.elapsed() < Duration::from_secs(20), "the servers did not find each other");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let moved = ["with MOVED: ", CLUSTER];
@@ -361,6 +363,7 @@ async fn error_names_cluster_node() {
     assert!(all(&error).contains(CLUSTER), "{error:?}");
 }
 
+/// A Sentinel is used as if it were a server with data. The error message says that it is a Sentinel.
 #[tokio::test]
 async fn error_names_sentinel() {
     use ErrorKind::{Refused, Unavailable};
@@ -370,7 +373,7 @@ async fn error_names_sentinel() {
     says(&sentinel.url(), Refused, Refused, &[text]).await;
     let text = format!("it answered SELECT {text}");
     says(&format!("{}1", sentinel.url()), Unavailable, Unavailable, &[&text]).await;
-    // A server without this command is not mistaken for a Sentinel.
+    // A server that lacks this command is not mistaken for a Sentinel.
     let server = RedisServer::start_with(&["--rename-command", "GET", ""]);
     let error = RedisStore::connect(&server.url()).unwrap().load(&random_key()).await.unwrap_err();
     assert!(all(&error).contains("with ERR unknown command: the command is disabled"), "{error:?}");
@@ -392,7 +395,7 @@ async fn write_error_names_replica_and_reads_succeed() {
     let store = RedisStore::connect(&replica.url()).unwrap();
     let begun = Instant::now();
     while !matches!(store.load(&key).await, Ok(Some(_))) {
-        assert!(begun.elapsed() < Duration::from_secs(10), "they do not find each other");
+        assert!(begun.elapsed() < Duration::from_secs(10), "the servers did not find each other");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for error in [

@@ -1,4 +1,4 @@
-//! The server's own compare-and-set if it has one, and otherwise the script.
+//! The store uses the server's own compare-and-set if there is one, and the script otherwise.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -33,7 +33,7 @@ async fn replaced(store: &RedisStore, key: &StoreKey, expected: &Stored, size: u
     }
 }
 
-/// The number of scripts that the server has run.
+/// Returns the number of scripts that the server has run.
 fn scripts(server: &RedisServer) -> u64 {
     server.calls("evalsha") + server.calls("eval")
 }
@@ -57,13 +57,13 @@ async fn compares(server: &RedisServer, store: &RedisStore) {
 async fn does_not_compare(server: &RedisServer, connections: u64) {
     let begun = Instant::now();
     while server.failures("set") < connections {
-        assert!(begun.elapsed() < Duration::from_secs(5), "the server is not tried out");
+        assert!(begun.elapsed() < Duration::from_secs(5), "the server was not probed");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(server.failures("set"), connections);
 }
 
-/// Waits until the store has noticed that its connection is closed, and has opened another one.
+/// Waits until the store has noticed that its connection is closed, and has opened a new one.
 async fn is_connected(store: &RedisStore) {
     let begun = Instant::now();
     while store.load(&random_key()).await.is_err() {
@@ -109,7 +109,8 @@ async fn server_without_native_comparison_is_probed_once_per_connection() {
     assert_eq!(server.cli(&["DBSIZE"]), "64");
 }
 
-/// A server with a native compare-and-set, and its command for a conditional delete.
+/// On a server with native compare-and-set, successful writes use it. `delete` is the server's command
+/// for a conditional delete.
 async fn server_with_native_comparison_is_sent_no_script(server: &RedisServer, delete: &str) {
     let store = RedisStore::connect(&server.url()).unwrap();
     compares(server, &store).await;
@@ -123,10 +124,10 @@ async fn server_with_native_comparison_is_sent_no_script(server: &RedisServer, d
     assert_eq!(store.delete(&key, Some(&stored)).await.unwrap(), Deleted::Deleted);
     assert_eq!(counts(), (ran, set + 2, deleted + 1));
     every_outcome_is_right(&store, 1000).await;
-    // The script determines every outcome other than success. For deletes, the store does not know the
-    // server's support at first.
+    // For every outcome other than success, the script decides: twice for a replace and twice for a
+    // delete. The script for deletes is sent once more, because the server does not know it at first.
     assert_eq!(scripts(server) - ran, 2 + 2 + 1);
-    // A decorator may pass on other bytes than are stored, so the version decides.
+    // A decorator may pass on bytes other than those that are stored, so the version decides.
     let stored = created(&store, &key, 1000).await;
     let mut other = stored.bytes.to_vec();
     other.truncate(500);
@@ -150,11 +151,11 @@ async fn long_records_are_changed_by_script(server: &RedisServer) {
     compares(server, &store).await;
     let (ran, set) = (scripts(server), server.calls("set"));
     every_outcome_is_right(&store, 50_000).await;
-    assert_eq!(server.calls("set"), set + 1 + 1, "the create and the script's");
+    assert_eq!(server.calls("set"), set + 1 + 1, "one SET by the create, one by the script");
     assert!(scripts(server) > ran + 6);
 }
 
-/// Users may be restricted to keys with one prefix, and to some commands.
+/// The user may be restricted to keys with one prefix, and to some commands.
 async fn permissions_decide_between_comparison_and_script(server: &RedisServer, delete: &str) {
     let user = |commands: &str| {
         let commands: Vec<_> = commands.split(' ').collect();
@@ -173,7 +174,7 @@ async fn permissions_decide_between_comparison_and_script(server: &RedisServer, 
     assert_eq!((scripts(server), server.calls(delete)), (ran, deleted + 1));
     every_outcome_is_right(&store, 100).await;
 
-    // The user lacks the command, and loses it on a connection that has used it.
+    // The user loses the permission for the command, on a connection that has used it.
     server.cli(&["ACL", "SETUSER", "app", &format!("-{delete}")]);
     let refused = server.failures(delete);
     every_outcome_is_right(&store, 100).await;
@@ -183,7 +184,7 @@ async fn permissions_decide_between_comparison_and_script(server: &RedisServer, 
     every_outcome_is_right(&store, 100).await;
 }
 
-/// After a failover the name may lead to an older server, and after an upgrade to a newer one.
+/// After a failover, the name may lead to an older server; after an upgrade, to a newer one.
 async fn server_behind_sentinel_name_is_probed_again(newer: &RedisServer) {
     let older = RedisServer::start();
     let proxy = Proxy::start(older.port()).await;
@@ -210,7 +211,7 @@ async fn server_behind_sentinel_name_is_probed_again(newer: &RedisServer) {
     }
 }
 
-/// Makes two hundred concurrent changes of one record. Each change is applied once.
+/// Two hundred concurrent changes to one record: each is applied exactly once.
 async fn concurrent_changes_are_all_kept(server: &RedisServer) {
     let key = random_key();
     let store = RedisStore::connect(&server.url()).unwrap();

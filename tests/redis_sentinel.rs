@@ -1,5 +1,5 @@
-//! Special cases of the connection through Redis Sentinel, on real servers, and with scripted Sentinels
-//! if no real one behaves as needed.
+//! Special cases of the connection through Redis Sentinel, on real servers, or with scripted Sentinels
+//! where no real one behaves as needed.
 
 #![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -41,15 +41,15 @@ fn all(error: &Error) -> String {
     format!("{error}: {source}")
 }
 
-/// Returns the text of the error of a write that was not made.
+/// Returns the error message of a write that was not made.
 async fn said(store: &dyn Store) -> String {
     let error = create(store).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     all(&error)
 }
 
-/// Creates a record, and retries until it succeeds: after a connection has closed, one more command may
-/// fail.
+/// Creates a record, with retries until it succeeds: after a connection has closed, one more command
+/// may fail.
 async fn creates(store: &dyn Store) {
     let begun = Instant::now();
     while create(store).await.is_err() {
@@ -58,7 +58,7 @@ async fn creates(store: &dyn Store) {
     }
 }
 
-/// The answer of a scripted Sentinel: the master's port, and the epoch in which it became the master.
+/// What a scripted Sentinel answers: the master's port, and the epoch in which it became the master.
 type Says = Arc<Mutex<(u16, u64)>>;
 
 async fn sentinel(says: &Says) -> Fake {
@@ -104,7 +104,7 @@ async fn errors_name_unknown_master_and_server_that_is_not_sentinel() {
     );
     assert!(text.ends_with(&expected), "{text}");
     assert_eq!(server.calls("set"), 0);
-    // One Sentinel with a correct answer is sufficient.
+    // One Sentinel that answers correctly is enough.
     create(&store(&url(&[server.port(), sentinel]))).await.unwrap();
 }
 
@@ -185,7 +185,7 @@ async fn replica_named_by_sentinels_receives_no_writes() {
 async fn one_sentinel_that_answers_is_enough() {
     let (set, mut stopped) = (SentinelSet::single(&[]), RedisServer::sentinel());
     stopped.stop();
-    // This port accepts connections and does not answer.
+    // This port accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_port = silent.local_addr().unwrap().port();
     for first in [stopped.port(), silent_port] {
@@ -195,7 +195,7 @@ async fn one_sentinel_that_answers_is_enough() {
     }
 }
 
-/// A Sentinel that was disconnected during a failover continues to name the old master.
+/// A Sentinel that was disconnected during a failover keeps reporting the old master.
 #[tokio::test]
 async fn older_sentinel_view_is_ignored_even_if_newer_one_is_unreachable() {
     let (old, new) = (RedisServer::start(), RedisServer::start());
@@ -203,7 +203,7 @@ async fn older_sentinel_view_is_ignored_even_if_newer_one_is_unreachable() {
     let ahead = sentinel(&says(&new, 2)).await;
     let store = store(&url(&[behind.port(), ahead.port()]));
     let goes_on = async || {
-        // Longer than the interval at which the Sentinels are asked without a cause.
+        // Longer than the interval at which the Sentinels are asked routinely.
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(1300) {
             new.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
@@ -227,7 +227,7 @@ async fn sentinel_that_reports_no_epoch_is_ignored() {
     assert!(text.contains("answered SENTINEL with NOPERM"), "{text}");
 }
 
-/// A master without its replicas may no longer be the master.
+/// A master that has lost its replicas may no longer be the master.
 #[tokio::test]
 async fn write_refused_for_missing_replicas_queries_sentinels_at_once() {
     let old = RedisServer::start_with(&["--min-replicas-to-write", "1"]);
@@ -241,7 +241,7 @@ async fn write_refused_for_missing_replicas_queries_sentinels_at_once() {
         assert!(all(&error).contains("with NOREPLICAS"), "{error:?}");
     };
     refused().await;
-    // Once for the connection, once after it was made, and once after the write.
+    // The Sentinel is asked before the connection is opened, after it was opened, and after the write.
     let begun = Instant::now();
     while sentinel.heard("SENTINEL MASTER") < 3 {
         assert!(begun.elapsed() < Duration::from_secs(5), "the Sentinel is not asked");

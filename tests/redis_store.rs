@@ -39,7 +39,7 @@ async fn create(store: &dyn Store, key: &StoreKey, bytes: &Bytes) -> Stored {
     }
 }
 
-/// Replaces a record and returns the new one. The replace must succeed.
+/// Replaces a record, which must succeed. Returns the new record.
 async fn replace(store: &dyn Store, key: &StoreKey, bytes: &Bytes, expected: &Stored) -> Stored {
     match store.replace(key, bytes.clone(), HOUR, expected).await.unwrap() {
         Replaced::Replaced(version) => Stored::new(bytes.clone(), version),
@@ -80,7 +80,7 @@ async fn conflict_returns_current_record() {
     let before = server.calls("get");
     let conflict = store.replace(&key, three.clone(), HOUR, &first).await.unwrap();
     assert_eq!(conflict, Replaced::Conflict(Some(second.clone())));
-    // The script sends the only GET.
+    // Only the script sends a GET.
     assert_eq!(server.calls("get"), before + 1);
 
     let conflict = store.delete(&key, Some(&first)).await.unwrap();
@@ -177,7 +177,7 @@ async fn write_refused_by_replica_makes_store_reconnect() {
     let key = random_key();
     let old = record(1, 100);
     let stored = create(&store, &key, &old).await;
-    // No server listens on the port of this master, so the data does not change.
+    // No server listens on this master's port, so the data does not change.
     server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
 
     let before = connections(&server);
@@ -192,9 +192,9 @@ async fn write_refused_by_replica_makes_store_reconnect() {
         assert!(everything(&error).contains("READONLY"), "{error:?}");
     }
     assert_eq!(bytes_at(&store, &key).await.unwrap(), old);
-    // After each refusal the next command opens a new connection. Each write is sent twice, because the
-    // name may now lead to another server. The first write already had a connection, and the load at
-    // the end opens its own.
+    // After each refusal, the next command opens a new connection. Each write is sent twice, because
+    // the name may by now lead to a different server. The first write already had a connection, and the
+    // load at the end opens its own.
     assert_eq!(connections(&server), before + 1 + 4 * 2);
 
     server.cli(&["REPLICAOF", "NO", "ONE"]);
@@ -234,7 +234,7 @@ async fn first_command_after_server_restart_succeeds() {
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
         assert!(begun.elapsed() < Duration::from_millis(300));
     }
-    // Nothing can have been sent at this point, so the outcome is not in doubt.
+    // No part of the write can have been sent, so its outcome is not in doubt.
     let error = store.create(&random_key(), record(2, 8), HOUR).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     server.restart();
@@ -263,7 +263,7 @@ async fn connection_closed_while_idle_causes_no_failure() {
     let mut stored = create(&store, &key, &record(0, 100)).await;
     for round in 1..50 {
         server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
-        // The store has not been notified of the closed connection yet.
+        // The store has not yet been notified that the connection is closed.
         tokio::time::sleep(Duration::from_millis(20)).await;
         store.load(&key).await.unwrap().unwrap();
         server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
@@ -277,7 +277,7 @@ async fn applied_write_on_broken_connection_is_not_reported_unavailable() {
     let server = RedisServer::start();
     let store = Arc::new(store(&server));
     let mut unknown = 0;
-    // Whether a write is in progress when its connection breaks depends on chance, so the rounds
+    // Whether a write is in progress when its connection breaks is a matter of chance, so the rounds
     // continue until one was.
     for round in 0..500 {
         if round >= 20 && unknown > 0 {
@@ -305,7 +305,7 @@ async fn applied_write_on_broken_connection_is_not_reported_unavailable() {
                 }
             }
         }
-        // The store may not have been notified of the closed connection yet.
+        // The store may not yet have been notified that the connection is closed.
         while store.load(&random_key()).await.is_err() {}
     }
     assert!(unknown > 0, "no write was on its way when its connection broke");
@@ -333,7 +333,7 @@ async fn hanging_server_returns_errors_in_time_and_recovers() {
     for load in loads {
         assert_eq!(load.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
     }
-    // They waited at the same time, not one after the other.
+    // The commands waited at the same time, not one after the other.
     assert!(begun.elapsed() < Duration::from_millis(1200), "{:?}", begun.elapsed());
 
     server.resume();
@@ -352,7 +352,8 @@ async fn slow_answer_is_waited_for_as_long_as_configured() {
     let before = connections(&server);
     server.cli(&["CLIENT", "PAUSE", "700"]);
     assert!(store.load(&key).await.unwrap().is_some());
-    // One connection for each of the two administrative commands, and none because of the late answer.
+    // One connection for each of the two administrative commands, and no other: the late answer causes
+    // none.
     assert_eq!(connections(&server), before + 2);
 }
 
@@ -388,15 +389,15 @@ async fn early_cancelled_call_still_replaces_silent_connection() {
     assert!(waited.is_err());
     server.resume();
     store.load(&key).await.unwrap().unwrap();
-    // One connection for this query, and one that replaced the silent connection.
+    // One connection for this query, and one to replace the silent connection.
     assert_eq!(connections(&server), before + 1 + 1);
 
-    // A caller that leaves immediately does not cause a new connection.
+    // A caller that gives up immediately does not cause a new connection.
     for _ in 0..100 {
         let _ = tokio::time::timeout(Duration::from_micros(1), store.load(&key)).await;
     }
     store.load(&key).await.unwrap().unwrap();
-    // A few connections are allowed, since on a slow machine the silent periods may add up.
+    // Allows a few connections, because the silent periods may add up on a slow machine.
     assert!(connections(&server) <= before + 8);
 }
 
@@ -404,7 +405,7 @@ async fn early_cancelled_call_still_replaces_silent_connection() {
 async fn repeated_early_cancellations_replace_silent_connection() {
     let accepted = Arc::new(AtomicUsize::new(0));
     let port = fake(&accepted, |connection, verb| match (connection, verb) {
-        // The first connection is silent once it is established.
+        // The first connection falls silent once it is established.
         (0, "GET") => None,
         _ => Some("$-1\r\n"),
     })
@@ -425,7 +426,7 @@ async fn cancelled_command_is_not_sent_completely() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let store = RedisStore::connect(&format!("redis://{}/", listener.local_addr().unwrap()));
     let (store, key, length) = (store.unwrap(), random_key(), 32 << 20);
-    // The server reads nothing until its client has given up.
+    // The server reads nothing until the store has given up.
     let server = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"+OK\r\n+OK\r\n").await.unwrap();
@@ -444,7 +445,7 @@ async fn closing_silent_connection_leaves_newer_connection_open() {
     let port = fake(&accepted, |connection, _| (connection > 0).then_some("$-1\r\n")).await;
     let store = RedisStore::connect(&format!("redis://127.0.0.1:{port}/")).unwrap();
     let key = random_key();
-    // The first caller abandons the connection on which the second one still waits.
+    // The first caller abandons the connection on which the second is still waiting.
     let first = async {
         assert!(store.load(&key).await.is_err());
         store.load(&key).await.unwrap();
@@ -496,8 +497,8 @@ async fn first_write_after_failover_succeeds() {
     }
 }
 
-/// Starts a server without keys that answers each verb with the next of its answers, or with the last
-/// one. Returns the verbs that it was sent as well.
+/// Starts a server without keys, which answers each verb with the next of the answers for that verb, or
+/// with the last one. Also returns the verbs that it receives.
 async fn scripted(answers: &'static [(&str, &[&str])]) -> (RedisStore, Arc<Mutex<Vec<String>>>) {
     let sent: Arc<Mutex<Vec<String>>> = Arc::default();
     let log = sent.clone();
@@ -515,17 +516,18 @@ async fn scripted(answers: &'static [(&str, &[&str])]) -> (RedisStore, Arc<Mutex
     (RedisStore::connect(&format!("redis://127.0.0.1:{port}/")).unwrap(), sent)
 }
 
-/// Waits until the store knows what the server supports. Returns the number of verbs sent by then.
+/// Waits until the store knows what the server supports. Returns the number of verbs that were sent by
+/// then.
 async fn tried_out(store: &RedisStore, sent: &Mutex<Vec<String>>) -> usize {
     let key = random_key();
     let begun = Instant::now();
     let is_sent = |verb: &str| sent.lock().unwrap().iter().any(|sent| sent == verb);
     let _ = store.replace(&key, record(1, 8), HOUR, &never_stored()).await;
     while !(is_sent("DELEX") && is_sent("EVALSHA")) {
-        assert!(begun.elapsed() < Duration::from_secs(5), "nothing is tried out");
+        assert!(begun.elapsed() < Duration::from_secs(5), "the server was not probed");
         store.load(&key).await.unwrap();
     }
-    // Answers arrive in the order of the commands.
+    // Answers arrive in the order of the commands, so the answers to the probes have arrived too.
     store.load(&key).await.unwrap();
     sent.lock().unwrap().len()
 }
@@ -606,7 +608,7 @@ async fn server_that_is_full_when_probed_is_probed_again() {
     assert_eq!(sent.lock().unwrap().iter().filter(|verb| *verb == "DELEX").count(), 2);
 }
 
-/// Some proxies close the connection when they receive an unknown command.
+/// Some proxies close the connection on an unknown command.
 #[tokio::test]
 async fn server_that_closes_connection_when_probed_is_sent_script() {
     let accepted = Arc::default();
@@ -619,7 +621,7 @@ async fn server_that_closes_connection_when_probed_is_sent_script() {
     let store = RedisStore::connect(&format!("redis://127.0.0.1:{port}/")).unwrap();
     let key = random_key();
     for _ in 0..20 {
-        // A command that was sent together with the probe is lost with it.
+        // A command sent together with the probe is lost when the connection closes.
         let _ = store.replace(&key, record(1, 8), HOUR, &never_stored()).await;
         while store.load(&key).await.is_err() {}
     }
@@ -629,7 +631,7 @@ async fn server_that_closes_connection_when_probed_is_sent_script() {
     assert!(accepted.load(Ordering::Relaxed) <= 3, "{accepted:?}");
 }
 
-/// A caller may hold its future without polling it while the server is being probed.
+/// A caller may hold its future without polling it while the server is probed.
 #[tokio::test]
 async fn no_command_waits_for_probe() {
     let (store, sent) = scripted(&[
@@ -738,11 +740,11 @@ async fn unrecognized_error_answer_leaves_write_in_doubt() {
     }
 }
 
-/// Used in place of an answer to close the connection.
+/// Stands for closing the connection instead of answering.
 const HANG_UP: &str = "hang up";
 
-/// Starts a server that accepts every greeting and then gives the answer, if any, to each verb on each
-/// connection. Connections are counted from 0.
+/// Starts a server that accepts every greeting, and then answers each verb on each connection as
+/// `answer` decides. Connections are numbered from 0.
 async fn fake(
     accepted: &Arc<AtomicUsize>,
     answer: impl Fn(usize, &str) -> Option<&'static str> + Clone + Send + 'static,
@@ -843,7 +845,7 @@ fn store_outlives_runtime_it_was_used_on() {
             store.load(&key).await.unwrap().unwrap();
         });
     }
-    // This runtime still exists, but no thread runs it.
+    // This runtime still exists, but no thread is running it.
     let idle = runtime();
     idle.block_on(async { store.load(&key).await.unwrap().unwrap() });
     let other = runtime();
@@ -928,7 +930,7 @@ async fn store_works_on_connection_of_application() {
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error:?}");
 }
 
-/// The number of connections that the server has ever accepted. Each call of this function adds one.
+/// Returns the number of connections that the server has ever accepted. Each call adds one.
 fn connections(server: &RedisServer) -> u64 {
     let stats = server.cli(&["INFO", "stats"]);
     let total = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));

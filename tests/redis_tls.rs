@@ -25,7 +25,7 @@ use unsticky::{Error, ErrorKind};
 const HOUR: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The environment variable with the address for [`tls_client_process`].
+/// The environment variable with the URL for [`tls_client_process`].
 const URL: &str = "UNSTICKY_TEST_URL";
 
 #[test]
@@ -183,7 +183,7 @@ async fn certificate_for_configured_name_is_accepted() {
     }
 }
 
-/// The nodes announce IP addresses, and their certificates contain names.
+/// The nodes announce IP addresses, but their certificates contain names.
 #[tokio::test]
 async fn nodes_of_cluster_are_verified_by_their_names() {
     let files = Files::new("cluster");
@@ -233,7 +233,7 @@ async fn nodes_of_cluster_are_verified_by_their_names() {
     .await;
     configure("cluster-announce-hostname", "localhost");
     eventually("the nodes do not hear of their names", || knows(",localhost"));
-    // The first command also reaches the nodes by their names.
+    // Even the first command reaches the nodes by their names.
     for _ in 0..20 {
         assert_eq!(outcome(&store(&url, |builder| builder).unwrap()).await, WELL);
     }
@@ -381,7 +381,7 @@ fn unusable_file_is_named_by_build_error() {
     }
 }
 
-/// Returns the path with each byte percent-encoded.
+/// Returns the path with every byte percent-encoded.
 fn encoded(path: &Path) -> String {
     path.to_str().unwrap().bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
@@ -447,7 +447,7 @@ fn debug_prints_no_keys() {
     assert!(!printed.contains(bytes.trim_matches(['[', ']'])), "{printed}");
 }
 
-/// Returns the text of the error of a load.
+/// Returns the error message of a load that fails.
 async fn said(url: &str) -> String {
     let error = unsticky::connect(url).unwrap().load(&random_key()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
@@ -480,7 +480,7 @@ async fn error_names_tls_address_of_plain_port() {
     assert!(said.ends_with(expected), "{said}");
 }
 
-/// Starts a server that sends this to every client and reads nothing.
+/// Starts a server that sends these bytes to every client and reads nothing.
 async fn talker(says: &'static [u8]) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -496,7 +496,7 @@ async fn talker(says: &'static [u8]) -> u16 {
 
 #[tokio::test]
 async fn error_names_answer_in_wrong_protocol() {
-    // TLS answers a client that does not use TLS with a fatal alert.
+    // A TLS server answers a client without TLS with a fatal alert.
     let port = talker(b"\x15\x03\x01\x00\x02\x02\x46\n").await;
     let of = async |url: String| outcome(&store(&url, |builder| builder).unwrap()).await;
     let plain = of(format!("redis://localhost:{port}/")).await;
@@ -506,9 +506,8 @@ async fn error_names_answer_in_wrong_protocol() {
     assert!(tls.ends_with("the server does not speak TLS there: use redis://"), "{tls}");
 }
 
-/// Uses the store in a separate process, because the environment determines where the trusted
-/// certificates are, and a process should not change its environment while it runs. Returns the output
-/// of the process.
+/// Uses the store in a separate process and returns that process's output. The environment determines
+/// where the trusted certificates are, and a process should not change its environment while it runs.
 fn in_another_process(trusted: &Path, url: &str) -> String {
     let this = std::env::current_exe().unwrap();
     let output = Command::new(this)
@@ -525,7 +524,7 @@ fn in_another_process(trusted: &Path, url: &str) -> String {
     said.unwrap_or_else(|| panic!("{text}\n{errors}")).1.to_owned()
 }
 
-/// Not a test by itself: other tests run it as a process with its own environment.
+/// Not a test in itself: other tests run it as a process with its own environment.
 #[tokio::test]
 #[allow(clippy::print_stdout, reason = "the other tests read it")]
 async fn tls_client_process() {
@@ -545,7 +544,7 @@ fn store(
     builder.connect_timeout(PATIENCE).response_timeout(PATIENCE).build()
 }
 
-/// Uses all verbs of the store and returns the result as text.
+/// Uses all verbs of the store. Returns the result as text.
 async fn outcome(store: &dyn Store) -> String {
     match verbs(store).await {
         Ok(()) => WELL.to_owned(),
@@ -558,7 +557,8 @@ async fn outcome(store: &dyn Store) -> String {
 
 const WELL: &str = "all is well";
 
-/// Loads until the answer is as wanted: after a connection has closed, one more command may fail.
+/// Repeats a load until its result is as wanted: after a connection has closed, one more command may
+/// fail.
 async fn loads_until(store: &dyn Store, wanted: impl Fn(&Result<(), String>) -> bool) {
     let begun = Instant::now();
     loop {
@@ -586,12 +586,12 @@ async fn verbs(store: &dyn Store) -> Result<(), Error> {
     Ok(())
 }
 
-/// Starts a server with the authority's certificate for the name. Returns its port for TLS as well.
+/// Starts a server whose certificate from this authority is for `name`. Also returns its port for TLS.
 fn server(files: &Files, authority: &Authority, name: &str) -> (RedisServer, u16) {
     tls_server(&certificate(files, authority, name, |_| ()), "no")
 }
 
-/// Returns the arguments that give a server the authority's certificate for the name.
+/// Returns the arguments that give a server this authority's certificate for `name`.
 fn certificate(
     files: &Files,
     authority: &Authority,
@@ -608,7 +608,7 @@ fn certificate(
     words.concat()
 }
 
-/// Starts a server with these further arguments. Returns its port for TLS as well.
+/// Starts a server with TLS and these additional arguments. Also returns its port for TLS.
 fn tls_server(arguments: &[String], asks_for_certificates: &str) -> (RedisServer, u16) {
     let port = free_port();
     let port_text = port.to_string();
@@ -636,7 +636,7 @@ impl Authority {
         Self { issuer, file }
     }
 
-    /// Writes a certificate for the name, and its key.
+    /// Writes a certificate for `name`, and its key.
     fn sign(
         &self,
         files: &Files,
@@ -658,7 +658,7 @@ impl Authority {
     }
 }
 
-/// A temporary directory, removed when it is dropped.
+/// A temporary directory, which is removed when dropped.
 struct Files(PathBuf);
 
 impl Files {

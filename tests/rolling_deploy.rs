@@ -1,8 +1,8 @@
-//! Records that another version has written: an earlier one, or a later one that runs beside this.
+//! Records written by a different version: an earlier one, or a later one that runs at the same time.
 //!
-//! `tests/fixtures/records` and `tests/fixtures/directories` hold what each released version writes. A version that writes something
-//! else is another version: set `UNSTICKY_WRITE_FIXTURES` once, and commit the new file beside the old
-//! ones.
+//! `tests/fixtures/records` and `tests/fixtures/directories` hold what each released version writes. A
+//! change to what is written needs a new version: run the test once with `UNSTICKY_WRITE_FIXTURES` set,
+//! and commit the new files in addition to the old ones.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -32,7 +32,7 @@ const NAME: Key<String> = Key::new("name");
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// Before the idle timeout.
+/// A time limit for `end_by` that is before the idle timeout.
 const END: Duration = Duration::from_secs(20 * 60);
 
 const KINDS: [&str; 9] = [
@@ -47,13 +47,13 @@ const KINDS: [&str; 9] = [
     "first cookie not seen yet",
 ];
 
-/// A record as a file keeps it.
+/// A record as it is kept in a file.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Fixture {
     name: String,
     cookie: String,
     record: String,
-    /// A CSRF token of the session.
+    /// A CSRF token for the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     csrf_token: Option<String>,
 }
@@ -64,7 +64,7 @@ impl Fixture {
     }
 }
 
-/// What is random is counted, so that the same records come out each time.
+/// Entropy that counts instead of drawing random bytes, so that the same records are written each time.
 #[derive(Debug, Default)]
 struct Counted(AtomicU64);
 
@@ -78,7 +78,7 @@ impl Entropy for Counted {
     }
 }
 
-/// A directory with the session that it lists.
+/// A directory, and the session that it lists.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Listed {
     name: String,
@@ -91,7 +91,7 @@ fn fixtures(kind: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", kind].iter().collect()
 }
 
-/// The fixtures of every version, with the name of the file.
+/// Returns the fixtures of every version, each with the name of its file.
 fn of_all_versions<T: DeserializeOwned>(kind: &str) -> Vec<(String, T)> {
     let files = fs::read_dir(fixtures(kind)).unwrap().map(|file| file.unwrap().path());
     let fixtures: Vec<_> = files
@@ -104,9 +104,9 @@ fn of_all_versions<T: DeserializeOwned>(kind: &str) -> Vec<(String, T)> {
     fixtures
 }
 
-/// One session of each kind, as this version writes it.
+/// Returns one session of each kind, as this version writes it.
 async fn of_this_version() -> Vec<Fixture> {
-    // A directory would use up some of what is counted.
+    // A directory would use some of the counted entropy.
     let plain = Backend::memory()
         .stand_with(|builder| builder.entropy(Counted::default()).directory(DirectoryMode::Off));
     let rejecting = Backend::memory().stand_with(|builder| {
@@ -116,7 +116,7 @@ async fn of_this_version() -> Vec<Fixture> {
     let end = plain.clock.now() + END;
     let mut fixtures = Vec::new();
     for name in KINDS {
-        // Whether the cookie of a sign-in has come back is noted where there is a limit that refuses.
+        // Whether a sign-in's cookie has been used is recorded only if a limit refuses sign-ins.
         let stand = if name == "first cookie not seen yet" { &rejecting } else { &plain };
         let arrive = async |session: Session| {
             session.insert(CART, &vec![1, 2, 3])?;
@@ -165,7 +165,7 @@ async fn of_this_version() -> Vec<Fixture> {
         let mut stored = Bytes::new();
         for command in stand.spy.commands() {
             let bytes = stand.stored(&command.key).await;
-            // Not the directory.
+            // Skips the directory record.
             if bytes[9] == b's' {
                 stored = bytes;
             }
@@ -178,12 +178,12 @@ async fn of_this_version() -> Vec<Fixture> {
 
 const LABEL: &str = "téléphone";
 
-/// Alice's directories, each of which lists one session.
+/// Returns Alice's directories, each of which lists one session.
 async fn listed_by_this_version() -> Vec<Listed> {
     let mut all = Vec::new();
     for name in ["after all were revoked", "incomplete", "with a revoked session"] {
         let stand = Backend::memory().stand_with(|builder| builder.entropy(Counted::default()));
-        // With no directory to be found, sessions that it does not list may be alive.
+        // If the directory was missing, there may be live sessions that it does not list.
         let first = if name == "incomplete" { String::new() } else { stand.sign_in("").await };
         if name != "with a revoked session" {
             stand.sessions.of("alice").revoke_all().await.unwrap();
@@ -224,10 +224,10 @@ fn kept<T: PartialEq + std::fmt::Debug + Serialize + DeserializeOwned>(kind: &st
     }
     let text = fs::read_to_string(&path).expect("records of this version");
     let kept: T = serde_json::from_str(&text).unwrap();
-    assert_eq!(written, kept, "{kind} of version {version} look different now");
+    assert_eq!(written, kept, "{kind} of version {version} have changed without a new version");
 }
 
-/// Where the record of this session is kept. A load writes nothing after it.
+/// Returns the key of this session's record. The load must be the request's last command.
 async fn key(stand: &Stand, cookie: &str) -> StoreKey {
     let command = stand.commands_of_a_load(cookie).await.pop().unwrap();
     assert_eq!(command.verb, Verb::Load);
@@ -329,7 +329,7 @@ fn namespace(file: &str) -> String {
     letters.filter(|letter| letter.is_ascii_alphanumeric()).collect()
 }
 
-/// A later version runs beside this one, and has written what this one does not know.
+/// A later version runs at the same time and has written a field that this version does not know.
 async fn unknown_fields_of_later_version_survive(on: Backend) {
     const UNKNOWN: &[u8] = &[90, 5, b'l', b'a', b't', b'e', b'r'];
     let later: Key<String> = Key::new("of-a-later-version");
@@ -349,7 +349,7 @@ async fn unknown_fields_of_later_version_survive(on: Backend) {
     };
     let rotated = stand.visit(&fixture.cookie, remove).await.cookie();
     assert!(holds_unknown(&key).await);
-    // A refresh.
+    // Extends the session, which writes the record again.
     stand.clock.advance(Duration::from_secs(10 * 60));
     let before = stand.stored(&key).await;
     stand.visit(&rotated, async |_| Ok(())).await.ok();
@@ -359,7 +359,8 @@ async fn unknown_fields_of_later_version_survive(on: Backend) {
     assert_eq!(stand.visit(&rotated, read).await.ok().as_deref(), Some("kept"));
 }
 
-/// What this version would misread it does not touch, whatever is asked of it.
+/// This version would misread such a record, so it leaves the record unchanged, whatever the request
+/// does.
 async fn record_in_newer_format_returns_error_and_is_kept(on: Backend) {
     let stand = on.stand();
     let fixture = of_this_version().await.remove(1);

@@ -1,5 +1,5 @@
-//! Compares the formulas of docs/scaling.md with the library. Requests arrive at random, the clock is a
-//! test double, and the test counts what reaches the store.
+//! Compares the formulas in docs/scaling.md with the library. Requests arrive at random, the clock is a
+//! test double, and the test counts the commands that reach the store.
 
 #![cfg(all(feature = "memory", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -15,8 +15,8 @@ use unsticky::{Key, Lifetime, Session};
 const IDLE: Duration = Duration::from_secs(30 * 60);
 const COUNT: Key<u64> = Key::new("count");
 
-/// The writes per second of one active session. Its requests arrive at random at this average rate, and
-/// this share of them writes anyway.
+/// Returns the number of writes per second for one active session. Its requests arrive at random at
+/// this average rate, and this share of them changes a value.
 async fn writes(threshold: Duration, rate: f64, share: f64) -> f64 {
     const REQUESTS: usize = 20_000;
     let lifetime = Lifetime::new(IDLE, Duration::from_secs(10 * 365 * 24 * 3600));
@@ -61,14 +61,16 @@ async fn writing_request_counts_as_refresh() {
     assert!(measured > bound / 1.5, "{measured} is far below {bound}");
 }
 
-/// How far the fullest server is above the average, in standard deviations of a random distribution.
+/// Returns how far the fullest server is above the average, in standard deviations of a random
+/// distribution.
 fn unevenness(servers: &[u64]) -> f64 {
     let average = servers.iter().sum::<u64>() as f64 / servers.len() as f64;
     let fullest = servers.iter().copied().max().unwrap() as f64;
     (fullest - average) / average.sqrt()
 }
 
-/// Returns the Redis Cluster slot of a key: the CRC-16/XMODEM of the whole key, since it has no braces.
+/// Returns the Redis Cluster slot of a key: the CRC-16/XMODEM of the whole key, because it has no
+/// braces.
 fn slot(key: &str) -> u16 {
     assert!(!key.contains('{'));
     let crc = key.bytes().fold(0_u16, |crc, byte| {
@@ -81,7 +83,7 @@ fn slot(key: &str) -> u16 {
 
 #[test]
 fn keys_spread_evenly_over_cluster_masters() {
-    // The algorithm's check value from the cluster specification.
+    // The check value for this algorithm in the cluster specification.
     assert_eq!(slot("123456789"), 0x31c3);
     let mut masters = [0; 64];
     for _ in 0..200_000 {

@@ -70,7 +70,7 @@ impl<'a> MakeWriter<'a> for Printed {
     }
 }
 
-/// The forms in which a token's secret could appear.
+/// Returns the forms in which a token's secret could be printed.
 fn forms(cookie: &str) -> Vec<String> {
     let token = cookie.split_once('=').unwrap().1;
     let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -90,7 +90,7 @@ fn forms(cookie: &str) -> Vec<String> {
 #[tokio::test]
 async fn logs_errors_and_debug_output_contain_no_secret() {
     let printed = Printed::default();
-    // The subscriber serves the whole process, because `tracing` caches its events for all threads.
+    // The subscriber is global, because `tracing` caches its events for all threads.
     tracing::subscriber::set_global_default(printed.subscriber()).unwrap();
 
     let memory = MemoryStore::new();
@@ -123,7 +123,8 @@ async fn logs_errors_and_debug_output_contain_no_secret() {
             })
             .await
     };
-    // The CSRF token of a form, the value that it encodes, and what a request sends for verification.
+    // A form's CSRF token, the value that it encodes, and a token that a request sends for
+    // verification.
     let noted = secrets.len();
     let csrf = std::cell::RefCell::new(Vec::new());
     let with_token = async |session: Session| -> Result<()> {
@@ -151,7 +152,7 @@ async fn logs_errors_and_debug_output_contain_no_secret() {
     let old = note(visit(&sessions, "", change).await, &mut secrets);
     let cookie = note(visit(&sessions, &old, change).await, &mut secrets);
 
-    // A wrong secret, several tokens, an expired session, invalid bytes, and errors of every kind.
+    // Replaced secrets, several tokens, an expired session, invalid bytes, and errors of every kind.
     note(visit(&sessions, &old, change).await, &mut secrets);
     let other = note(visit(&sessions, "", change).await, &mut secrets);
     note(visit(&sessions, &format!("{other}; {cookie}"), change).await, &mut secrets);
@@ -193,7 +194,7 @@ async fn logs_errors_and_debug_output_contain_no_secret() {
     for expected in
         ["wrong_secret", "several_valid_tokens", "expired", "outcome_in_doubt", "SessionId("]
     {
-        assert!(text.contains(expected), "{expected} was not printed: the test sees nothing");
+        assert!(text.contains(expected), "{expected} was not printed: the test captured no output");
     }
     assert!(secrets.len() > 20, "{}", secrets.len());
     for secret in secrets {
@@ -226,7 +227,7 @@ async fn store_holds_no_usable_token() {
     }
 }
 
-/// Servers and proxies that repeat the words of a command in their answers, in every plausible form.
+/// Servers and proxies that echo the words of a command in their answers, in every plausible form.
 #[cfg(feature = "redis")]
 mod repeating_server {
     use std::time::Duration;
@@ -256,7 +257,8 @@ mod repeating_server {
         |word| word.to_ascii_uppercase(),
     ];
 
-    /// Answers in which `WORDS` stands for all words of the command, and `LAST` for one that is secret.
+    /// Answers in which `WORDS` stands for all words of the command, and `LAST` for a word that is
+    /// secret.
     const ANSWERS: [&str; 18] = [
         "-ERR unknown command 'WORDS', with args beginning with: WORDS\r\n",
         "-ERR unknown command WORDS\r\n",
@@ -278,7 +280,7 @@ mod repeating_server {
         ":LAST\r\n",
     ];
 
-    /// A server that accepts the greeting or not, and then gives this answer with the words in this
+    /// Starts a server that may accept the greeting, and then sends this answer, with the words in this
     /// form.
     async fn server(answer: &'static str, form: Form, takes_greeting: bool) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -352,7 +354,7 @@ mod repeating_server {
         let mut secrets = Vec::new();
         for secret in [VALUE.as_bytes(), PASSWORD.as_bytes(), USER.as_bytes(), &record] {
             for form in FORMS {
-                // A part that is long enough to recognise the secret.
+                // A part of the secret that is long enough to recognise.
                 let form = String::from_utf8_lossy(&form(secret)).into_owned();
                 secrets.extend([
                     form.to_lowercase(),
@@ -395,7 +397,10 @@ mod repeating_server {
         for expected in
             ["store_failed", "answered evalsha with oom", "answered auth with err unknown"]
         {
-            assert!(text.contains(expected), "{expected} was not printed: the test sees nothing");
+            assert!(
+                text.contains(expected),
+                "{expected} was not printed: the test captured no output"
+            );
         }
         for secret in secrets {
             if let Some(at) = text.find(&secret) {

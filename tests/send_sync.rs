@@ -1,4 +1,4 @@
-//! What may move between threads, checked by the compiler.
+//! Which types can move between threads, checked by the compiler.
 
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]

@@ -1,4 +1,4 @@
-//! The JSON, form and query representations of the crate's own types.
+//! How the crate's own types are represented in JSON, forms and queries.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "axum", feature = "actix"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -19,14 +19,16 @@ struct End {
 
 const ID: &str = "AAECAwQFBgcICQoLDA0ODw";
 
-/// Invalid ids: too short, too long, with characters of another alphabet, with trailing bits, and a
-/// whole token.
+/// Returns invalid ids: too short, too long, with characters from a different alphabet, with trailing
+/// bits, or a whole token.
 fn bad_ids() -> [String; 7] {
     let token = "A".repeat(43);
     let wrong_bits = format!("{}B", "A".repeat(21));
     ["", "A", &ID[1..], "AAECAwQFBgcICQoLDA0OD+", &wrong_bits, &token, "null"].map(str::to_owned)
 }
 
+/// A session id is read back unchanged from JSON, also as a map key. Anything that is not a valid id is
+/// refused.
 #[test]
 fn id_round_trips() {
     let end = End { id: ID.parse().unwrap() };
@@ -34,7 +36,7 @@ fn id_round_trips() {
     assert_eq!(text, format!("{{\"id\":\"{ID}\"}}"));
     assert_eq!(serde_json::from_str::<End>(&text).unwrap(), end);
     assert_eq!(serde_json::from_value::<End>(json!({ "id": ID })).unwrap(), end);
-    // As the key of a map, which JSON allows only as text.
+    // As a map key, which JSON allows only as a string.
     let map = std::collections::HashMap::from([(end.id, 1)]);
     let text = serde_json::to_string(&map).unwrap();
     assert_eq!(serde_json::from_str::<std::collections::HashMap<_, _>>(&text).unwrap(), map);
@@ -46,7 +48,7 @@ fn id_round_trips() {
     }
 }
 
-/// Routes that answer with the id from the query, and with the principal and the list of sessions as
+/// Routes that respond with the id from the query, and with the principal and the list of sessions as
 /// JSON.
 mod applications {
     use actix_web::{App as ActixApp, test, web};
@@ -169,7 +171,7 @@ async fn list_as_json_has_every_field_and_no_secret() {
             "id": id(&other).await.unwrap().to_string(),
             "created": "2026-01-01T00:00:00Z",
             "signed_in_at": "2026-01-01T00:00:00Z",
-            // Reading the id counted as use of the session.
+            // The request for the id counted as use of the session.
             "last_seen": "2026-01-01T00:01:01Z",
             "expires_at": "2026-01-01T00:31:01Z",
             "label": null,

@@ -23,7 +23,7 @@ fn rejects(builder: Builder) -> Builder {
     builder.concurrent_sessions(ConcurrentSessions::Reject(1))
 }
 
-/// The browser holds two valid cookies and sends both; the sign-in adds a new one.
+/// The browser sends two valid cookies, and the sign-in sets a new one. Both old sessions must end.
 async fn sign_in_ends_every_presented_session(on: Backend) {
     let stand = on.stand();
     for (one, two) in [("", ""), ("alice", ""), ("alice", "alice"), ("alice", "bob")] {
@@ -50,7 +50,10 @@ async fn sessions_ended_by_sign_in_do_not_count_against_limit(on: Backend) {
             on.stand_with(|builder| builder.concurrent_sessions(policy).namespace(namespace));
         let (one, two) = (stand.signed_in("alice").await, stand.signed_in("alice").await);
         for cookie in [&one, &two] {
-            assert!(stand.who(cookie).await.is_some(), "its first use confirms it");
+            assert!(
+                stand.who(cookie).await.is_some(),
+                "the first use of the cookie confirms the sign-in"
+            );
         }
         let oldest_elsewhere = match policy {
             ConcurrentSessions::EvictOldest(_) => Some(stand.signed_in("alice").await),
@@ -71,8 +74,8 @@ async fn sessions_ended_by_sign_in_do_not_count_against_limit(on: Backend) {
     }
 }
 
-/// The sign-in fails and deletes its new session: with a second valid cookie, the next request would be
-/// anonymous.
+/// The sign-in fails and deletes its new session. Otherwise the browser would have a second valid
+/// cookie, and its next request would be anonymous.
 async fn sign_in_fails_if_presented_session_cannot_be_ended(on: Backend) {
     for fault in [Fault::Unavailable, Fault::Refused] {
         let stand = on.stand_with(|builder| {
@@ -80,7 +83,7 @@ async fn sign_in_fails_if_presented_session_cannot_be_ended(on: Backend) {
         });
         let (one, two) = (stand.seeded().await, stand.seeded().await);
         let both = format!("{one}; {two}");
-        // The second of the two.
+        // Lets the first delete pass, so that the second fails.
         drop(stand.store.hold(Verb::Delete));
         stand.store.inject(Verb::Delete, fault);
         let failed = stand.visit(&both, sign_in).await;
@@ -88,7 +91,7 @@ async fn sign_in_fails_if_presented_session_cannot_be_ended(on: Backend) {
             if fault == Fault::Refused { ErrorKind::Refused } else { ErrorKind::Unavailable };
         assert_eq!((failed.failure(), &failed.set_cookie), (Some(kind), &None));
         assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 0, "{fault:?}");
-        // One of the two has ended, so the next request is no longer anonymous.
+        // One of the two sessions has ended, so the next request is no longer anonymous.
         assert_eq!(stand.read(&both, SEED).await, Some(1), "{fault:?}");
         let again = stand.visit(&both, sign_in).await;
         assert_eq!(again.failure(), None, "{fault:?}");
@@ -97,12 +100,12 @@ async fn sign_in_fails_if_presented_session_cannot_be_ended(on: Backend) {
     }
 }
 
-/// A session that another request has rotated meanwhile must not be ended by this request. If it belongs to
-/// the same principal, the sign-in fails, because it would exceed the limit.
+/// A session that another request has rotated in the meantime must not be ended by this request. If the
+/// session belongs to the same principal, the sign-in fails, because it would exceed the limit.
 async fn sign_in_beside_concurrently_rotated_session_keeps_limit(on: Backend) {
     let stand = on.stand_with(rejects);
     let (bob, alice) = (stand.signed_in("bob").await, stand.signed_in("alice").await);
-    assert!(stand.who(&alice).await.is_some(), "its first use confirms it");
+    assert!(stand.who(&alice).await.is_some(), "the first use of the cookie confirms the sign-in");
     let mut newest = String::new();
     let both = format!("{bob}; {alice}");
     let overtaken = stand.overtaken(&both, sign_in, async || {
@@ -114,7 +117,7 @@ async fn sign_in_beside_concurrently_rotated_session_keeps_limit(on: Backend) {
     assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 1);
 }
 
-/// Applications over one store that differ only in the cookie name.
+/// Two applications use one store and differ only in the cookie name.
 async fn applications_with_different_cookie_names_are_isolated(on: Backend) {
     let one = on.stand_with(|builder| builder.cookie(Cookie::new("__Host-one")));
     let two = one.process(|builder| {
@@ -127,14 +130,14 @@ async fn applications_with_different_cookie_names_are_isolated(on: Backend) {
     let under_the_other_name = first.replace("-one", "-two");
     let who = async |session: Session| Ok(session.principal());
     assert_eq!(visit(&two, &under_the_other_name, who).await.ok(), None);
-    // Neither lists, limits or revokes the sessions of the other one.
+    // Neither application lists, limits or revokes the other's sessions.
     assert!(one.who(&first).await.is_some());
     assert_eq!(one.sessions.of("alice").count().await.unwrap(), 1);
     assert_eq!(two.of("alice").revoke_all().await.unwrap().count, 1);
     assert!(one.who(&first).await.is_some());
 }
 
-/// Both use the same namespace; this also holds if one cookie name is contained in the other.
+/// Both applications use the same namespace. Also tries cookie names that contain each other.
 async fn token_is_invalid_under_another_cookie_name(on: Backend) {
     let name = |name: &'static str| {
         move |builder: Builder| builder.namespace("shared").cookie(Cookie::new(name))
@@ -148,13 +151,14 @@ async fn token_is_invalid_under_another_cookie_name(on: Backend) {
         let token = customer.strip_prefix("id=").unwrap();
         let stolen = format!("{other}={token}");
         assert_eq!(visit(&admins, &stolen, who).await.ok(), None, "{other}");
-        // A sign-out in one application does not affect the other, and a wrong secret removes no cookie.
+        // A sign-out in one application does not affect the other, and an invalid cookie is not
+        // removed.
         assert_eq!(visit(&admins, &stolen, sign_out).await.set_cookie, None, "{other}");
         assert_eq!(customers.who(&customer).await.as_deref(), Some("root"), "{other}");
     }
 }
 
-/// "Remember me" applies to one sign-in.
+/// "Remember me" applies to one sign-in only.
 async fn sign_in_starts_from_configured_lifetime(on: Backend) {
     let stand = on.stand();
     let remember = async |session: Session| {
@@ -169,7 +173,7 @@ async fn sign_in_starts_from_configured_lifetime(on: Backend) {
     assert_eq!(max_age(&remembered), 90 * 86_400);
     let unticked = stand.visit(&remembered.cookie(), sign_in).await;
     assert_eq!(max_age(&unticked), 86_400);
-    // The lifetime that an anonymous session has chosen does not apply to the account.
+    // The lifetime that was set for an anonymous session does not apply to the account.
     let chosen_before = async |session: Session| {
         session.insert(A, &1)?;
         session.set_lifetime(REMEMBERED);
@@ -178,7 +182,7 @@ async fn sign_in_starts_from_configured_lifetime(on: Backend) {
     let anonymous = stand.visit("", chosen_before).await;
     assert_eq!(max_age(&anonymous), 90 * 86_400);
     assert_eq!(max_age(&stand.visit(&anonymous.cookie(), sign_in).await), 86_400);
-    // A lifetime set in the same request applies, in either order, and also after an early save.
+    // A lifetime set in the same request applies, whichever comes first, and also after an early save.
     for saves in [false, true] {
         let cookie = stand.seeded().await;
         let both = async |session: Session| {
@@ -191,13 +195,13 @@ async fn sign_in_starts_from_configured_lifetime(on: Backend) {
         };
         assert_eq!(max_age(&stand.visit(&cookie, both).await), 90 * 86_400, "{saves}");
     }
-    // A step-up keeps it.
+    // A step-up keeps the lifetime.
     let step_up = async |session: Session| session.step_up();
     let remembered = stand.visit("", remember).await.cookie();
     assert_eq!(max_age(&stand.visit(&remembered, step_up).await), 90 * 86_400);
 }
 
-/// The end that an identity provider sets applies to its own sign-in.
+/// The time limit set with `end_by` applies only to the identity provider's own sign-in.
 async fn sign_in_clears_end_by_and_step_up_keeps_it(on: Backend) {
     let stand = on.stand();
     let end = stand.clock.now() + Duration::from_secs(600);
@@ -215,22 +219,22 @@ async fn sign_in_clears_end_by_and_step_up_keeps_it(on: Backend) {
     assert_eq!(stand.who(&stepped_up).await, None);
 }
 
-/// A client that disconnects during its sign-in has no cookie, and must not be locked out by its own
-/// session.
+/// A client that disconnects during its sign-in gets no cookie. The session that it never received must
+/// not lock it out.
 async fn sign_in_of_vanished_client_does_not_block_next_sign_in(on: Backend) {
     let stand = on.stand_with(rejects);
     for on_a_session in [false, true] {
         let cookie = if on_a_session { stand.seeded().await } else { String::new() };
         let (exchange, session) = stand.begin(&cookie).await;
         session.sign_in("alice").unwrap();
-        // The response future is dropped before it completes.
+        // Drops the response future before it completes.
         drop(exchange.finish(200));
         let directory = stand.sessions.of("alice");
         eventually(async || directory.count().await.unwrap() == 1, "it was not written").await;
         let again = stand.visit("", sign_in).await;
         assert_eq!(again.failure(), None, "{on_a_session}");
         assert_eq!(directory.count().await.unwrap(), 1);
-        // This session is used, so it counts.
+        // This session's cookie is used, so the session counts.
         assert!(stand.who(&again.cookie()).await.is_some());
         let refused = stand.visit("", sign_in).await;
         assert_eq!(refused.failure(), Some(ErrorKind::TooManySessions), "{on_a_session}");
@@ -238,7 +242,7 @@ async fn sign_in_of_vanished_client_does_not_block_next_sign_in(on: Backend) {
     }
 }
 
-/// The first use of a cookie costs one write and the next use none; other policies cost none at all.
+/// The first use of a cookie sends one write, and the next none. With other policies, no use sends any.
 async fn first_use_of_cookie_confirms_sign_in(on: Backend) {
     for (policy, first) in [
         (ConcurrentSessions::Reject(3), vec![Verb::Load, Verb::Replace]),
@@ -280,7 +284,7 @@ async fn first_use_of_cookie_confirms_sign_in(on: Backend) {
     }
 }
 
-/// A failed confirmation write never fails the request.
+/// Even if the write of a confirmation fails, the request succeeds.
 async fn failed_confirmation_does_not_fail_request(on: Backend) {
     let stand = on.stand_with(rejects);
     for fault in [Fault::Unavailable, Fault::Refused, Fault::LoseAnswer, Fault::LoseRequest] {
@@ -293,8 +297,8 @@ async fn failed_confirmation_does_not_fail_request(on: Backend) {
     }
 }
 
-/// Two sign-ins at once, of which the browser keeps one answer: both succeed, one after the other, and the
-/// later one is the one signed in.
+/// A double click signs in twice at the same time. Afterwards exactly one session exists, and exactly
+/// one of the cookies that were set is valid.
 async fn double_sign_in_leaves_one_valid_session_under_limit_of_one(on: Backend) {
     let stand = on.stand_with(|builder| rejects(builder).timeout(Duration::from_secs(20)));
     for shared in [false, true] {
@@ -324,26 +328,26 @@ async fn double_sign_in_leaves_one_valid_session_under_limit_of_one(on: Backend)
     }
 }
 
-/// A cookie is used while a later sign-in is about to revoke its session. Either the session is kept, or
-/// its request gets `Gone`; there are never two sessions.
+/// A cookie is used for the first time while a later sign-in is about to revoke its session. The
+/// session is kept, and the later sign-in is refused: there are never two sessions.
 async fn session_confirmed_during_eviction_is_kept(on: Backend) {
     let stand = on.stand_with(|builder| rejects(builder).timeout(Duration::from_secs(20)));
     let first = stand.signed_in("alice").await;
-    // The sign-in has loaded the session and waits before it deletes it.
+    // The sign-in has loaded the session, and is stopped before it deletes the session.
     let gate = stand.store.hold(Verb::Delete);
     let second = {
         let sessions = stand.sessions.clone();
         tokio::spawn(async move { visit(&sessions, "", sign_in).await })
     };
     gate.reached().await;
-    assert!(stand.who(&first).await.is_some(), "its first use confirms it");
+    assert!(stand.who(&first).await.is_some(), "the first use of the cookie confirms the sign-in");
     gate.release();
     assert_eq!(second.await.unwrap().failure(), Some(ErrorKind::TooManySessions));
     assert!(stand.who(&first).await.is_some());
     assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 1);
 }
 
-/// At the limit, unconfirmed sessions are evicted first, and among them the oldest.
+/// At the limit, unconfirmed sessions are evicted first, starting with the oldest.
 async fn oldest_unconfirmed_session_is_evicted_first(on: Backend) {
     let stand = on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::Reject(3)));
     let mut cookies = Vec::new();
@@ -366,7 +370,7 @@ async fn oldest_unconfirmed_session_is_evicted_first(on: Backend) {
     assert_eq!(refused.failure(), Some(ErrorKind::TooManySessions));
 }
 
-/// If Alice's earlier session cannot be ended, Bob's new session is deleted and its token is not sent.
+/// If Alice's earlier session cannot be ended, Bob's new session is deleted and its cookie is not sent.
 async fn failed_account_switch_leaves_both_accounts_unchanged(on: Backend) {
     let stand = on.stand_with(|builder| builder.command_retries(0));
     let alice = stand.signed_in("alice").await;
@@ -377,7 +381,7 @@ async fn failed_account_switch_leaves_both_accounts_unchanged(on: Backend) {
     assert_eq!(stand.who(&alice).await.as_deref(), Some("alice"));
 }
 
-/// A list that removes the last entry keeps the record of an earlier revocation.
+/// When `list` removes the last entry of a directory, it keeps the record of an earlier revocation.
 async fn begun_sign_in_succeeds_after_list_empties_directory(on: Backend) {
     let stand = on.stand();
     let directory = stand.sessions.of("alice");
@@ -395,7 +399,8 @@ async fn begun_sign_in_succeeds_after_list_empties_directory(on: Backend) {
     assert!(stand.who(&signed_in.cookie()).await.is_some());
 }
 
-/// A process whose clock is a day ahead removes no entry from the directory, by sign-in or by list.
+/// A process whose clock is a day ahead removes no live session from the directory, neither by a
+/// sign-in nor by a list.
 async fn process_with_fast_clock_unlists_no_live_session(on: Backend) {
     for policy in [ConcurrentSessions::default(), ConcurrentSessions::EvictOldest(2)] {
         let namespace = format!("ahead-{}", policy == ConcurrentSessions::default());
@@ -422,7 +427,7 @@ async fn process_with_fast_clock_unlists_no_live_session(on: Backend) {
     }
 }
 
-/// A sign-in at the limit checks sixteen sessions, however many the account may have.
+/// A sign-in at the limit checks sixteen sessions, however many the account has.
 async fn sign_in_at_large_limit_checks_only_sixteen_sessions(on: Backend) {
     let stand =
         on.stand_with(|builder| builder.concurrent_sessions(ConcurrentSessions::EvictOldest(40)));
@@ -437,11 +442,11 @@ async fn sign_in_at_large_limit_checks_only_sixteen_sessions(on: Backend) {
     let looks = commands
         .iter()
         .filter(|command| command.verb == Verb::Load && command.key.kind() == Kind::Session);
-    // Sixteen of forty, and the evicted session once more before it is deleted.
+    // Sixteen of forty, and the evicted session once more before its deletion.
     assert_eq!(looks.count(), 17);
     assert_eq!(stand.who(&cookies[0]).await, None);
     assert_eq!(stand.sessions.of("alice").count().await.unwrap(), 40);
-    // If most sessions have ended, one of the sixteen has ended too, and none is evicted.
+    // If most sessions have ended, one of the sixteen has, and no live session is evicted.
     for cookie in &cookies[2..] {
         stand.sign_out(cookie).await;
     }
@@ -449,7 +454,7 @@ async fn sign_in_at_large_limit_checks_only_sixteen_sessions(on: Backend) {
     assert!(stand.who(&cookies[1]).await.is_some());
 }
 
-/// Labels are stored in the directory only.
+/// Labels are stored only in the directory.
 async fn label_is_ignored_without_directory(on: Backend) {
     let stand = on.stand_with(|builder| builder.directory(DirectoryMode::Off));
     let labelled = async |session: Session| {
@@ -464,8 +469,8 @@ async fn label_is_ignored_without_directory(on: Backend) {
 
 const CART: Key<u32> = Key::new("cart").survives_sign_in();
 
-/// Surviving values come only from the anonymous session that signs in, never from a session that was
-/// signed in.
+/// Surviving values are taken only from the anonymous session on which the user signs in, never from a
+/// signed-in session.
 async fn surviving_value_is_carried_over_from_own_anonymous_session_only(on: Backend) {
     let stand = on.stand();
     let fill = async |session: Session| session.insert(CART, &1);
@@ -477,7 +482,7 @@ async fn surviving_value_is_carried_over_from_own_anonymous_session_only(on: Bac
         (stand.who(&bob).await.as_deref(), stand.read(&bob, CART).await),
         (Some("bob"), None)
     );
-    // Nor from a session that the same request has ended.
+    // Nor are they taken from a session that the same request has ended.
     let anonymous = stand.visit("", fill).await.cookie();
     let start_over = async |session: Session| {
         session.sign_out();
@@ -485,7 +490,8 @@ async fn surviving_value_is_carried_over_from_own_anonymous_session_only(on: Bac
     };
     let renewed = stand.visit(&anonymous, start_over).await.cookie();
     assert_eq!(stand.read(&renewed, CART).await, None);
-    // They do come from a session that the request created itself, despite several presented tokens.
+    // But they are taken from a session that the request itself created, even if it carried several
+    // tokens.
     let (one, two) = (stand.seeded().await, stand.seeded().await);
     let fill_and_sign_in = async |session: Session| {
         session.insert(CART, &2)?;
@@ -497,7 +503,7 @@ async fn surviving_value_is_carried_over_from_own_anonymous_session_only(on: Bac
     assert_eq!(stand.read(&signed_in, CART).await, Some(2));
 }
 
-/// A write by the request that signs in does not show that the response reached the browser.
+/// A second write by the request that signs in does not show that the response reached the browser.
 async fn own_write_does_not_confirm_sign_in(on: Backend) {
     let stand = on.stand_with(rejects);
     let (exchange, session) = stand.begin("").await;
@@ -510,7 +516,8 @@ async fn own_write_does_not_confirm_sign_in(on: Backend) {
     assert!(stand.who(&again.cookie()).await.is_some());
 }
 
-/// The request that signs in writes while its cookie is used for the first time.
+/// The request that signed in writes again while its cookie is used for the first time. The
+/// confirmation must not be lost.
 async fn confirmation_is_repeated_after_conflict(on: Backend) {
     let stand = on.stand_with(rejects);
     let (exchange, session) = stand.begin("").await;
@@ -529,7 +536,8 @@ async fn confirmation_is_repeated_after_conflict(on: Backend) {
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// Another principal signed in on one of the presented sessions, which has expired since.
+/// Another principal has signed in on one of the presented sessions, and that session has expired
+/// since.
 #[tokio::test]
 async fn sign_in_succeeds_beside_expired_session_that_is_still_stored() {
     let stand = Stand::over(Backend::memory().store(), |builder| builder);

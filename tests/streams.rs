@@ -1,6 +1,6 @@
-//! Handles that continue after their response, in the body of a stream. They keep their session alive with
-//! `touch` and learn why it was lost. Each scenario runs in the body of a response, in both frameworks and
-//! on every store.
+//! Handles that continue after their response, in the body of a stream. They keep their session alive
+//! with `touch`, and can find out why it was lost. Each scenario runs in a response body, in both
+//! frameworks and on every store.
 
 #![cfg(all(
     feature = "testing",
@@ -35,7 +35,7 @@ const UNTHROTTLED: Lifetime = Lifetime::new(Duration::from_secs(1800), Duration:
     .refresh_after(Duration::ZERO);
 const REMEMBERED: Lifetime = Lifetime::new(Duration::from_secs(86_400 * 7), Lifetime::MAX);
 
-/// Runs in the body of a response.
+/// What a response body does with its session.
 #[derive(Clone)]
 struct Work(Arc<dyn Fn(Session) -> BoxFuture<'static, ()> + Send + Sync>);
 
@@ -91,7 +91,7 @@ mod on_actix {
     }
 }
 
-/// A stream of Alice's, and the operations of other requests on its session.
+/// Alice's stream, and what other requests do in the same session.
 struct Scene {
     stand: Arc<Stand>,
     /// The handle that the stream uses.
@@ -104,17 +104,17 @@ impl Scene {
         self.stand.clock.advance(time);
     }
 
-    /// The result of a touch.
+    /// Returns the result of a touch.
     async fn touch(&self) -> Result<(), ErrorKind> {
         self.session.touch().await.map_err(|error| error.kind())
     }
 
-    /// A touch that returns `Gone`, each time, and the reason.
+    /// Asserts that every touch returns `Gone`. Returns the reason.
     async fn touch_fails(&self) -> Option<Loss> {
         assert_eq!(self.touch().await, Err(ErrorKind::Gone));
         self.stand.spy.take();
         assert_eq!(self.touch().await, Err(ErrorKind::Gone));
-        assert_eq!(self.stand.taken_verbs(), [], "what is lost needs no command");
+        assert_eq!(self.stand.taken_verbs(), [], "a lost session needs no command");
         assert!(self.session.is_empty() && !self.session.is_signed_in());
         self.session.loss()
     }
@@ -133,7 +133,7 @@ async fn run(
         let namespace = if is_axum { "axum" } else { "actix" };
         let stand = Arc::new(on.stand_with(|builder| configure(builder).namespace(namespace)));
         let cookie = stand.signed_in("alice").await;
-        // Its first use confirms the session if confirmations are recorded.
+        // This use confirms the session, if the configuration records confirmations.
         assert_eq!(stand.who(&cookie).await.as_deref(), Some("alice"));
         let scene = (stand.clone(), cookie.clone());
         let work = Work(Arc::new(move |session| {
@@ -148,7 +148,7 @@ async fn run(
     }
 }
 
-/// Makes a test of each scenario on every store, with sessions configured like this.
+/// Turns each scenario into a test on every store, with sessions configured like this.
 macro_rules! streams {
     ($($module:ident: $configure:expr => { $($scenario:ident),* $(,)? })*) => {$(
         mod $module {
@@ -210,10 +210,10 @@ streams! {
     }
 }
 
-/// An operation of another request between the decision of a touch and its write.
+/// What another request does between a touch's decision and its write.
 type Meanwhile = for<'a> fn(&'a Scene) -> BoxFuture<'a, ()>;
 
-/// The result of a touch during which another request does this.
+/// Returns the result of a touch during which another request does something.
 async fn met(scene: &Scene, meanwhile: Meanwhile) -> Result<(), ErrorKind> {
     let (gate, touch) = scene.stand.held(Verb::Replace, scene.session.touch()).await;
     meanwhile(scene).await;
@@ -221,7 +221,8 @@ async fn met(scene: &Scene, meanwhile: Meanwhile) -> Result<(), ErrorKind> {
     touch.await.map_err(|error| error.kind())
 }
 
-/// The result of a touch whose answer is lost, and which is settled after another request has done this.
+/// Returns the result of a touch whose answer is lost, and which is settled after another request has
+/// done something.
 async fn settled_after(scene: &Scene, meanwhile: Meanwhile) -> Result<(), ErrorKind> {
     scene.stand.store.inject(Verb::Replace, Fault::LoseAnswer);
     let gate = scene.stand.store.hold(Verb::Load);
@@ -315,7 +316,7 @@ async fn touch_never_passes_absolute_timeout(scene: Scene) {
         scene.touch().await.unwrap();
         assert!(scene.session.expires_at().unwrap() <= last);
     }
-    // A touch cannot extend the session any further.
+    // Another touch cannot extend the session any further.
     scene.stand.spy.take();
     scene.later(19 * MINUTE);
     scene.touch().await.unwrap();
@@ -418,7 +419,7 @@ async fn touch_writes_no_pending_value(scene: Scene) {
     scene.stand.write(&scene.cookie, SEED, 2).await;
     scene.later(2 * MINUTE);
     scene.touch().await.unwrap();
-    // The view shows the stored values with the pending changes applied.
+    // The handle sees the stored values with the pending changes applied.
     assert_eq!(scene.session.get(SEED).unwrap(), Some(12));
     assert_eq!(scene.stand.read(&scene.cookie, A).await, None);
     assert_eq!(scene.stand.read(&scene.cookie, SEED).await, Some(2));
@@ -450,7 +451,8 @@ async fn save_and_transact_that_write_extend_session(scene: Scene) {
         match step {
             0 => scene.session.insert(A, &1).unwrap(),
             1 => scene.session.transact(|values| values.insert(A, &2)).await.unwrap(),
-            // There is nothing to save: it costs as much as a request that reads.
+            // There is nothing to save. The save extends the session, as a request that only reads
+            // does.
             _ => {}
         }
         scene.session.save().await.unwrap();
@@ -529,7 +531,7 @@ async fn concurrent_touches_write_once(scene: Scene) {
     scene.stand.spy.take();
     gate.release();
     touch.await.unwrap();
-    // The write conflicts; Memcached does not return the record with the answer.
+    // The write conflicts. Memcached's answer does not contain the record, so it is loaded.
     let verbs = scene.stand.taken_verbs();
     assert!(verbs == [Verb::Replace] || verbs == [Verb::Replace, Verb::Load], "{verbs:?}");
     assert_eq!(scene.session.expires_at(), other.expires_at());
@@ -568,7 +570,7 @@ async fn unsettled_touch_keeps_handle(scene: Scene) {
     scene.stand.store.heal();
     scene.touch().await.unwrap();
     assert_eq!(scene.session.loss(), None);
-    // A touch is not a commit, so no later call waits for a reload.
+    // A touch is not a commit, so the handle can be used without a reload.
     scene.session.insert(A, &7).unwrap();
     scene.session.save().await.unwrap();
     assert_eq!(scene.stand.read(&scene.cookie, A).await, Some(7));
@@ -579,7 +581,7 @@ async fn abandoned_touch_runs_to_completion(scene: Scene) {
     let (gate, touch) = scene.stand.held(Verb::Replace, scene.session.touch()).await;
     drop(touch);
     gate.release();
-    // It waits for the touch.
+    // The reload waits for the touch.
     scene.session.reload().await.unwrap();
     scene.later(20 * MINUTE);
     assert!(scene.is_alive().await);
@@ -594,7 +596,7 @@ async fn unpolled_touch_blocks_no_other_call(scene: Scene) {
     assert_eq!(scene.stand.read(&scene.cookie, A).await, Some(7));
 }
 
-/// None of the writers extends the session, so the touch stays due.
+/// None of the other writers extends the session, so the touch stays due.
 async fn touch_that_never_wins_against_writers_is_503_and_keeps_handle(scene: Scene) {
     scene.later(MINUTE);
     let mut gate = scene.stand.store.hold(Verb::Replace);
@@ -659,7 +661,7 @@ async fn save_transact_and_reload_report_why_session_was_lost(scene: Scene) {
             assert_eq!(finish(exchange, 200).await.set_cookie, None);
             let other = Scene { stand: scene.stand.clone(), session, cookie };
             meanwhile(&other).await;
-            assert_eq!(other.session.loss(), None, "it has not looked");
+            assert_eq!(other.session.loss(), None, "the handle has not checked yet");
             assert_eq!(act(&other.session).await.unwrap_err().kind(), ErrorKind::Gone);
             assert_eq!(other.session.loss(), Some(loss));
         }
@@ -680,7 +682,7 @@ async fn own_sign_out_and_new_sign_in_report_no_loss(scene: Scene) {
     scene.session.save().await.unwrap();
     assert_eq!(scene.session.loss(), None);
     scene.touch().await.unwrap();
-    // A request that has lost its session and signs in has a session again.
+    // A request that has lost its session can sign in, and then has a session again.
     let cookie = scene.stand.signed_in("alice").await;
     let again = async |session: Session| {
         scene.stand.sign_out(&cookie).await;

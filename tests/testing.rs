@@ -22,7 +22,7 @@ async fn test_cookie_is_signed_in_in_both_frameworks() {
         assert_eq!(app.run("who", &cookie).await.body, "alice", "{}", app.framework);
         assert_eq!(cookie.len(), "__Host-id=".len() + 43, "no attributes");
         assert_eq!(app.get("/profile", &cookie).await.body, "profile of alice");
-        // This cookie behaves like any other: its session can be rotated and signed out.
+        // The cookie works like any other: its session can be rotated and signed out.
         let renewed = app.run("rotate", &cookie).await.cookie();
         assert_eq!(app.run("who", &cookie).await.body, "-");
         app.run("sign-out", &renewed).await;

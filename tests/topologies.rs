@@ -1,4 +1,4 @@
-//! Checks that the clusters and Sentinels of the tests behave as such servers do.
+//! Checks that the clusters and Sentinels that the tests use behave as they should.
 
 #![cfg(feature = "redis")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -12,7 +12,7 @@ use support::topologies::{
     RedisCluster, SHARDS, SLOTS, SentinelSet, eventually, key_in, slot_of, wait_for_replicas,
 };
 
-/// Stores a key in each of the slots.
+/// Stores a key in each slot, and returns the keys.
 fn fill(server: &RedisServer, slots: impl Iterator<Item = u16>) -> Vec<String> {
     let keys: Vec<_> = slots.map(key_in).collect();
     for key in &keys {
@@ -58,7 +58,7 @@ fn cluster_has_three_masters_with_a_replica_each() {
 fn moving_slots_moves_their_keys() {
     let cluster = RedisCluster::start();
     let keys = fill(&cluster.nodes()[0], 0..40);
-    // More keys than fit in one batch.
+    // Adds more keys than fit in one batch.
     for number in 0..25 {
         cluster.nodes()[0].cli(&["SET", &format!("{{{}}}{number}", keys[0]), "x"]);
     }
@@ -69,7 +69,7 @@ fn moving_slots_moves_their_keys() {
     let port = cluster.nodes()[1].port();
     for key in &keys {
         assert_eq!(cluster.nodes()[1].cli(&["GET", key]), *key);
-        // The third node knows it too.
+        // The third node knows about the move too.
         for other in [0, 2] {
             let moved = cluster.nodes()[other].ask(&["GET", key]).unwrap_err();
             assert_eq!(moved, format!("MOVED {} 127.0.0.1:{port}", slot_of(key)));
@@ -86,7 +86,7 @@ fn killed_master_is_replaced_and_rejoins_as_replica() {
     cluster.kill(0);
     assert!(!cluster.takes_writes(0, 0));
     eventually("the replica stays a replica", || cluster.takes_writes(3, 0));
-    // With the further arguments, the other shards stay available.
+    // With the additional arguments, the other shards stay available.
     assert!(cluster.takes_writes(1, 6000));
     assert_eq!(cluster.nodes()[3].cli(&["GET", &keys[4]]), keys[4]);
     cluster.restart(0);
@@ -132,7 +132,7 @@ fn sentinels_replace_killed_master_which_rejoins_as_replica() {
     assert_eq!(set.servers()[new].cli(&["GET", "kept"]), "yes");
     set.restart(0);
     set.settle();
-    // On a very busy machine the Sentinels may replace the second server too.
+    // On a very busy machine, the Sentinels may replace the second server too.
     assert_ne!(set.master(), 0);
     assert_eq!(set.servers()[0].cli(&["GET", "kept"]), "yes");
 }

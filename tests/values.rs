@@ -1,4 +1,4 @@
-//! A value is read back exactly as it was written, or it is refused when it is written.
+//! A value is either read back exactly as it was written, or refused when it is written.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
@@ -22,7 +22,7 @@ use unsticky::{Error, ErrorKind, Key, Result, Session};
 const SECRET: &str = "SWORDFISH";
 const SECRET_NUMBER: u32 = 471_147_114;
 
-/// Floats in every position that serde may treat differently.
+/// Floats in every position that serde may treat in a different way.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Floats {
     double: f64,
@@ -80,7 +80,8 @@ impl Floats {
         }
     }
 
-    /// Returns the bits of all floats, because a comparison would treat -0.0 and 0.0 as equal.
+    /// Returns the bits of all floats, because a comparison of floats would treat -0.0 and 0.0 as
+    /// equal.
     fn bits(&self) -> (Vec<u64>, Vec<u32>) {
         let Self { double, single, inside, variant, untagged, flat, rest, any } = self;
         let (mut doubles, mut singles) =
@@ -106,7 +107,7 @@ impl Floats {
     }
 }
 
-/// Stores a value and returns it as it is read back.
+/// Stores a value, and returns it as it is read back.
 async fn stored<T>(stand: &Stand, key: Key<T>, value: &T) -> T
 where
     T: Serialize + DeserializeOwned,
@@ -140,7 +141,8 @@ async fn notable_floats_come_back_bit_for_bit(on: Backend) {
         123_456_789_012_345_680_000.0,
     ];
     let single = [
-        // The shortest text of this `f32` is another number if it is first parsed as an `f64`.
+        // The shortest decimal form of this `f32` yields a different number if it is first parsed as an
+        // `f64`.
         7.038_531e-26,
         0.1,
         -0.0,
@@ -191,7 +193,7 @@ proptest! {
     }
 }
 
-/// Asserts that all three ways to write refuse the value for this reason and change nothing.
+/// Asserts that all three ways of writing refuse the value for this reason and change nothing.
 async fn assert_refused<T>(value: T, reason: &str)
 where
     T: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
@@ -276,12 +278,12 @@ async fn integer_keys_that_cannot_be_deserialised_are_refused() {
     let numbered = HashMap::from([(SECRET_NUMBER, SECRET.to_owned())]);
     assert_refused(Flattened { numbered: numbered.clone() }, UNREADABLE).await;
     assert_refused(Untagged::Numbered(numbered.clone()), UNREADABLE).await;
-    // Without flattening or untagged enums, such a map can be stored.
+    // Without a flattened field or an untagged enum, such a map can be stored.
     const NUMBERED: Key<HashMap<u32, String>> = Key::new("numbered");
     assert_eq!(stored(&Backend::memory().stand(), NUMBERED, &numbered).await, numbered);
 }
 
-/// Serialises as nested arrays of this depth, and takes no memory for them.
+/// Serialises as nested arrays of this depth, but takes up no memory for them.
 #[derive(Clone)]
 struct Nested(u32);
 
@@ -322,7 +324,7 @@ async fn value_nested_too_deeply_to_be_read_is_refused() {
     stored(&stand, VARIANTS, &variants(63)).await;
     assert_refused(variants(64), TOO_DEEP).await;
     assert_refused(variants(200), TOO_DEEP).await;
-    // It is refused while it is serialised, since each level is a recursive call.
+    // This value is refused while it is being serialised, because each level is a recursive call.
     assert_refused(Nested(10_000_000), TOO_DEEP).await;
 }
 
@@ -375,8 +377,8 @@ async fn update_that_produces_unreadable_value_on_replay_fails_commit() {
     assert_eq!(ratio, Some(0.0));
 }
 
-/// The changes that the documentation of `Key` describes: these values are read back as other values,
-/// and the crate cannot detect it.
+/// The changes that the documentation of `Key` describes: these values are read back as different
+/// values, which the crate cannot detect.
 #[tokio::test]
 async fn undetected_round_trip_changes_match_documentation() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -407,7 +409,8 @@ async fn undetected_round_trip_changes_match_documentation() {
 const NUMBER: Key<u64> = Key::new("number");
 const WORD: Key<String> = Key::new("word");
 
-/// The key alone determines the type of a value. The argument may have any form that serialises to it.
+/// The key alone determines a value's type. The argument can have any form that serialises to that
+/// type.
 #[tokio::test]
 async fn values_of_usual_shapes_are_inserted() {
     const FLOAT: Key<f32> = Key::new("float");
@@ -476,7 +479,8 @@ async fn text_is_stored_as_string(on: Backend) {
     assert_eq!(failure.failure(), Some(ErrorKind::TooLarge));
 }
 
-/// The keys include those of the record and those that the request has changed.
+/// The keys are those in the record and those that the request has added, without those that it has
+/// removed.
 async fn keys_are_those_of_view_and_record(on: Backend) {
     let stand = on.stand();
     let write = async |session: Session| {
@@ -536,8 +540,8 @@ async fn json_is_text_as_stored(on: Backend) {
     assert_eq!(stand.visit(&cookie, read).await.ok(), expected);
 }
 
-/// The bytes in the store are damaged: invalid text is an error, and anything else is returned as it
-/// is.
+/// If the bytes in the store are damaged, a value that is not UTF-8 is an error, and any other text is
+/// returned unchanged.
 #[tokio::test]
 async fn json_of_damaged_value_is_decode_error() {
     let stand = Backend::memory().stand();
@@ -550,7 +554,7 @@ async fn json_of_damaged_value_is_decode_error() {
         let error = session.json("word").err();
         Ok((session.keys(), error, session.transact(|values| values.json("word")).await.err()))
     };
-    // Replaces the opening quotation mark. The result is text, but not JSON.
+    // Overwrites the opening quotation mark. The result is text, but not JSON.
     bytes[place - 1] = b'?';
     stand.put(&key, bytes.clone()).await;
     let (keys, error, of_transaction) = stand.visit(&cookie, read).await.ok();

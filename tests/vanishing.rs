@@ -1,4 +1,4 @@
-//! The client disconnects at any point of its request.
+//! The client disconnects at any point during its request.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -45,7 +45,7 @@ impl Interceptor for Yielding {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Deed {
     Increment,
-    /// Saves during the handler and once more at the end of the request.
+    /// Saves in the handler, and once more at the end of the request.
     SaveTwice,
     Transact,
     Rotate,
@@ -67,7 +67,8 @@ const DEEDS: [Deed; 8] = [
 ];
 
 impl Deed {
-    /// Sets `begun` once an operation has started that continues without its client.
+    /// Performs the operation. Sets `begun` once the operation has started to run to completion without
+    /// its client.
     async fn done_to(self, session: &Session, begun: &mut bool) -> Result<()> {
         match self {
             Self::Increment => session.update(NUMBER, |number| *number += 1)?,
@@ -97,11 +98,11 @@ impl Deed {
     }
 }
 
-/// A fault that makes the request's way through the store longer.
+/// A fault that makes the request send more commands.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Trouble {
     None,
-    /// Another request writes between this request's read and write.
+    /// Another request writes between this request's load and its write.
     Conflict,
     /// The answer to the first write is lost.
     LostAnswer,
@@ -112,20 +113,20 @@ struct Case<'a> {
     faults: &'a FaultStore<Arc<dyn Store>>,
     deed: Deed,
     trouble: Trouble,
-    /// The number of tasks when no request is running: those of the connections.
+    /// The number of tasks that remain when no request is running: those for the connections.
     tasks_at_rest: usize,
 }
 
-/// The progress of a request.
+/// How far a request has come.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
-    /// The handler has started a transaction.
+    /// Whether the handler has started a transaction.
     begun: bool,
-    /// The handler has returned.
+    /// Whether the handler has returned.
     answered: bool,
 }
 
-/// What a request with the cookie finds.
+/// What a request with a cookie finds in its session.
 #[derive(Debug, Clone, PartialEq)]
 struct Found {
     principal: Option<String>,
@@ -156,14 +157,14 @@ impl Case<'_> {
         visit(self.sessions, cookie, look).await.ok()
     }
 
-    /// Runs a request whose client disconnects after the request has waited `patience` times. Returns
-    /// its progress, and the reply if it was finished in time.
+    /// Runs a request whose client disconnects once the request has waited `patience` times. Returns
+    /// its progress, and the reply if the request finished first.
     async fn request(&self, cookie: &str, patience: usize) -> (Progress, Option<Visit<()>>) {
         let mut progress = Progress::default();
         let handler = async |session: Session| {
             session.get(NUMBER)?;
             if self.trouble == Trouble::Conflict {
-                // This request is completed even if the client disconnects meanwhile.
+                // The other request completes even if this client disconnects in the meantime.
                 let (sessions, cookie) = (self.sessions.clone(), cookie.to_owned());
                 let insert = async |session: Session| session.insert(SEED, &2);
                 let other = async move { visit(&sessions, &cookie, insert).await.failure() };
@@ -194,7 +195,7 @@ impl Case<'_> {
         (progress, reply)
     }
 
-    /// Disconnects after every number of waits, until a request is finished in time.
+    /// Disconnects after every possible number of waits, until a request finishes first.
     async fn goes_away_everywhere(&self) {
         for patience in 0.. {
             let cookie = self.cookie().await;
@@ -204,13 +205,13 @@ impl Case<'_> {
             let place = format!("{:?} {:?} at {patience}", self.deed, self.trouble);
             self.left_all_or_nothing(&cookie, progress, reply.as_ref(), &place).await;
             if reply.is_some() {
-                assert!(patience >= 3, "{place}: there are more points than that");
+                assert!(patience >= 3, "{place}: the request did not wait that often");
                 break;
             }
         }
     }
 
-    /// Waits until only the tasks of the connections are left.
+    /// Waits until only the tasks for the connections are left.
     async fn comes_to_rest(&self) {
         let metrics = tokio::runtime::Handle::current().metrics();
         let rest = async {
@@ -218,7 +219,7 @@ impl Case<'_> {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(Duration::from_secs(5), rest).await.expect("something goes on");
+        timeout(Duration::from_secs(5), rest).await.expect("a task is still running");
     }
 
     async fn left_all_or_nothing(
@@ -233,15 +234,15 @@ impl Case<'_> {
         let is_signed_in = self.deed != Deed::SignIn;
         let as_before = |number| Found {
             principal: is_signed_in.then(|| "alice".to_owned()),
-            // In a conflict, the other request may have written this value.
+            // In the case of a conflict, the other request may have written this value.
             seed: old
                 .seed
                 .filter(|seed| self.trouble == Trouble::Conflict && *seed == 2)
                 .or(Some(1)),
             number: Some(number),
         };
-        // What a request with the old cookie may find. All changes are required if the handler had
-        // returned, and a transaction's changes if it had started.
+        // What a request with the old cookie may find. All changes must be there if the handler has
+        // returned, and a transaction's changes if the transaction has started.
         let allowed = match self.deed {
             Deed::Increment | Deed::Transact => vec![as_before(0), as_before(1)],
             Deed::SaveTwice => vec![as_before(0), as_before(1), as_before(2)],

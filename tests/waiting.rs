@@ -1,5 +1,5 @@
-//! No request waits forever: futures that are kept without being polled, functions that use the session
-//! that calls them, and limits on what a handler may accumulate.
+//! No request waits forever: not for a future that is kept without being polled, and not because a
+//! function uses the session that calls it. The changes that a handler can accumulate are limited.
 
 #![cfg(all(feature = "testing", feature = "memory", feature = "redis", feature = "memcached"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -19,14 +19,14 @@ use tokio::time::timeout;
 use unsticky::testing::Verb;
 use unsticky::{ErrorKind, Key, Session};
 
-/// Much longer than any operation here takes, and than the store timeout of a request.
+/// Much longer than any operation here takes, and longer than a request's timeout for the store.
 const BOUND: Duration = Duration::from_secs(20);
 
 async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(BOUND, future).await.unwrap_or_else(|_| panic!("{what} never returned"))
 }
 
-/// `save()` in a `select!` whose other branch wins; the future is kept.
+/// A `save()` loses in a `select!`, and its future is kept without being polled.
 async fn unpolled_save_blocks_neither_other_saves_nor_response(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -45,7 +45,7 @@ async fn unpolled_save_blocks_neither_other_saves_nor_response(on: Backend) {
     in_time("the kept one", kept).await.unwrap();
 }
 
-/// The same for every other operation on the session.
+/// Futures of `transact` and `reload` are kept without being polled.
 async fn unpolled_transact_and_reload_block_no_other_call(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -65,7 +65,7 @@ async fn unpolled_transact_and_reload_block_no_other_call(on: Backend) {
     in_time("the kept reload", reload).await.unwrap();
 }
 
-/// The end of a request whose response is not polled, for example because the connection is stuck.
+/// The response is not polled at the end of the request, for example because the connection is stuck.
 async fn unpolled_response_blocks_no_long_lived_handle(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -78,15 +78,15 @@ async fn unpolled_response_blocks_no_long_lived_handle(on: Backend) {
     assert!(in_time("the kept one", kept).await.error.is_none());
 }
 
-/// A commit that had a conflict has a place in the queue of its session, or waits for one. The future of
-/// either may be kept, and other requests of that session still succeed.
+/// After a conflict, a commit waits in its session's queue. Its future may be kept without being polled
+/// there, and other requests in that session still succeed.
 async fn unpolled_queued_commit_fails_no_other_request(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
     let (exchange, session) = stand.begin(&cookie).await;
     session.update(A, |number| *number += 1).unwrap();
     stand.write(&cookie, B, 1).await;
-    // It is at the head of the queue and waits in its second attempt.
+    // The commit is at the head of the queue, in its second attempt.
     drop(stand.store.hold(Verb::Replace));
     let gate = stand.store.hold(Verb::Replace);
     let mut kept = Box::pin(session.save());
@@ -105,11 +105,11 @@ async fn unpolled_queued_commit_fails_no_other_request(on: Backend) {
     });
     in_time("the others", join_all(others)).await;
     assert_eq!(stand.read(&cookie, C).await, Some(5));
-    assert_eq!(stand.read(&cookie, A).await, Some(1), "driven to its end meanwhile");
+    assert_eq!(stand.read(&cookie, A).await, Some(1), "completed by other requests");
     drop((kept, exchange));
 }
 
-/// The extractor's future is kept from a `select!`, and another extractor is used.
+/// A `select!` keeps an extractor's future without polling it, and another extractor is used.
 async fn unpolled_load_blocks_no_other_extractor(on: Backend) {
     let stand = on.stand();
     let cookie = stand.seeded().await;
@@ -119,14 +119,15 @@ async fn unpolled_load_blocks_no_other_extractor(on: Backend) {
     assert_eq!(session.get(SEED).unwrap(), Some(1));
     session.insert(A, &1).unwrap();
     gate.release();
-    // Whichever read came first, all handles have the same view.
+    // Whichever load finishes first, all handles see the same session.
     let late = in_time("the kept load", kept).await.unwrap();
     assert_eq!(late.get(A).unwrap(), Some(1));
     assert!(in_time("the response", finish(exchange, 200)).await.error.is_none());
     assert_eq!(stand.read(&cookie, A).await, Some(1));
 }
 
-/// Revocations queue too, at the directory of their principal.
+/// Revocations queue too, for their principal's directory. A revocation whose future is not polled
+/// blocks no sign-in.
 async fn unpolled_revocation_blocks_no_sign_in(on: Backend) {
     let stand = on.stand();
     stand.signed_in("alice").await;
@@ -137,7 +138,8 @@ async fn unpolled_revocation_blocks_no_sign_in(on: Backend) {
         assert!(poll!(&mut kept).is_pending());
         tokio::task::yield_now().await;
     }
-    // Its write will conflict when it continues, so that it takes a place in the queue.
+    // The write of this revocation will conflict when it continues, so the revocation will join the
+    // queue.
     let first = stand.signed_in("alice").await;
     gate.release();
     for _ in 0..20 {
@@ -164,7 +166,7 @@ on_every_store! {
     transact_calls_function_once_when_create_is_in_doubt,
 }
 
-/// Runs on a separate thread, because the code may hold a lock or never return.
+/// Runs the code on a separate thread, because it may hold a lock or never return.
 fn apart(what: &str, work: impl FnOnce() + Send + 'static) {
     let (done, is_done) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -196,7 +198,8 @@ fn update_function_that_changes_session_returns_error() {
     });
 }
 
-/// The function does so only when it is called again: at the commit, and when the view is computed again.
+/// The function changes the session only when it is called again, at the commit or when the values are
+/// computed again.
 #[test]
 fn update_function_that_changes_session_on_replay_returns_error() {
     apart("a sign-in", || {
@@ -263,7 +266,8 @@ fn update_captures_are_dropped_while_session_is_unlocked() {
     }
 }
 
-/// The same when the request ends: with a failed response, and when its client disconnects.
+/// Like the test above, but at the end of the request: after a failed response, and after the client
+/// disconnects.
 #[test]
 fn update_captures_are_dropped_unlocked_when_request_ends() {
     for status in [Some(500), None] {
@@ -294,7 +298,7 @@ fn pending_changes_are_bounded_by_record_size() {
     let value = "x".repeat(98);
     let key = |number: usize| Key::<String>::runtime(format!("{number:08}"));
     let kept = (0..).take_while(|number| session.insert(key(*number), &value).is_ok()).count();
-    // 100 bytes of JSON and 8 of the key, in 65,536.
+    // Each value takes 100 bytes of JSON and 8 for its key, out of 65,536.
     assert_eq!(kept, 606);
     let error = session.insert(key(kept), &value).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
@@ -302,7 +306,7 @@ fn pending_changes_are_bounded_by_record_size() {
     let longer = move |text: &mut String| text.push_str(&"y".repeat(1000));
     assert_eq!(session.update(key(0), longer).unwrap_err().kind(), ErrorKind::TooLarge);
     assert_eq!(session.get(&key(0)).unwrap().as_deref(), Some(&value[..]));
-    // Overwriting or removing values makes room.
+    // Overwriting or removing a value makes room.
     for _ in 0..10_000 {
         session.insert(key(0), &value).unwrap();
     }
@@ -310,8 +314,8 @@ fn pending_changes_are_bounded_by_record_size() {
     session.insert(key(kept), &value).unwrap();
 }
 
-/// The work for a change must not grow with the number of earlier changes: forty thousand once took
-/// seconds.
+/// The work for a change must not grow with the number of earlier changes. When it did, forty thousand
+/// changes took seconds.
 #[test]
 fn cost_of_changes_grows_linearly() {
     let took = |changes: usize| {
@@ -325,14 +329,15 @@ fn cost_of_changes_grows_linearly() {
         }
         begun.elapsed()
     };
-    // Takes the shortest of several runs, so that a busy machine does not decide. Ten times as many changes
-    // may take thirty times as long; quadratic work takes a hundred times as long.
+    // Takes the shortest of several runs, so that a busy machine does not affect the result. Ten times
+    // as many changes may take up to thirty times as long; quadratic work would take a hundred times as
+    // long.
     let shortest = |changes| (0..5).map(|_| took(changes)).min().unwrap();
     let (few, many) = (shortest(4_000), shortest(40_000));
     assert!(many < few * 30, "{few:?} for 4,000, {many:?} for 40,000");
 }
 
-/// The call returned an error, so its changes must not be applied later.
+/// The request returned an error, so its changes must not be applied later.
 async fn changes_of_replaced_response_are_not_saved_later(on: Backend) {
     use unsticky::testing::Fault;
 
@@ -373,7 +378,7 @@ async fn transact_after_sign_out_calls_function_once(on: Backend) {
     assert_eq!((stand.read(&cookie, A).await, stand.who(&cookie).await), (Some(1), None));
 }
 
-/// A new session is tried under another id, with the same decision.
+/// If the create is in doubt, it is tried again under a different id, with the same decision.
 async fn transact_calls_function_once_when_create_is_in_doubt(on: Backend) {
     let stand = on.stand();
     stand.store.inject(Verb::Create, unsticky::testing::Fault::LoseAnswer);

@@ -1,4 +1,4 @@
-//! The stores that are measured, and the measurement with several concurrent callers.
+//! The stores that are measured, and measurements with several concurrent callers.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -35,7 +35,8 @@ impl Backend {
         ]
     }
 
-    /// Returns the stores whose verbs are measured. A cluster of one node shows the cost of finding the right node.
+    /// Returns the stores whose verbs are measured. A cluster with one node shows the cost of finding the
+    /// right node.
     pub fn of_verbs() -> Vec<Self> {
         let mut backends = Self::all();
         if std::env::var_os("SESSION_URL").is_none() {
@@ -48,7 +49,7 @@ impl Backend {
 
     pub fn store(&self) -> Arc<dyn Store> {
         match &*self.url {
-            // The capacity is above the default, because the benchmarks end before records expire.
+            // The capacity is above the default, because the benchmarks end before any records expire.
             "memory:" => Arc::new(MemoryStore::new().with_capacity(10_000_000)),
             url => unsticky::connect(url).unwrap(),
         }
@@ -72,7 +73,7 @@ pub fn is_test() -> bool {
     arguments.all(|argument| argument != "--bench") || std::env::args().any(|it| it == "--test")
 }
 
-/// Returns a group with measurement times so short that all benchmarks together take a few minutes.
+/// Returns a group whose measurement times are so short that all benchmarks together take a few minutes.
 pub fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
     group.sample_size(10);
@@ -81,7 +82,7 @@ pub fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a,
     group
 }
 
-/// Returns the time in which all callers, concurrently, each do their work `rounds` times.
+/// Returns the time that all callers together take if they concurrently do their work `rounds` times each.
 pub fn timed<F>(
     runtime: &Runtime,
     callers: u64,

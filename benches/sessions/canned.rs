@@ -11,7 +11,7 @@ use unsticky::{Builder, DirectoryMode, Result, Sessions};
 
 use crate::request::arrive;
 
-/// Confirms every write, and does nothing.
+/// Acknowledges every write without storing anything.
 #[derive(Debug)]
 struct Canned {
     session: Bytes,
@@ -45,8 +45,8 @@ impl Store for Canned {
     }
 }
 
-/// Returns sessions in such a store, and the cookie of its only session. A user is signed in, and the session has a
-/// text of 1024 bytes.
+/// Returns sessions on such a store, and the cookie of the store's only session. A user is signed in to the
+/// session, which holds a text of 1024 bytes.
 pub async fn canned(mode: DirectoryMode) -> (Sessions, Bytes) {
     let spy = SpyStore::new(MemoryStore::new());
     let sessions = |builder: Builder| builder.directory(mode).build().unwrap();

@@ -1,4 +1,5 @@
-//! Concurrent requests that write the same session: all the same value, or each its own value.
+//! Concurrent requests that write to one session: either all to the same value, or each to a value of its
+//! own.
 
 use criterion::{Criterion, Throughput};
 use unsticky::{Key, Session};

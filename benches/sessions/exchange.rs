@@ -1,4 +1,4 @@
-//! Requests without the time of a store: the store answers immediately, always with the same record.
+//! Requests without the time that a store takes: the store answers immediately, always with the same record.
 
 use std::hint::black_box;
 

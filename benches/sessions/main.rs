@@ -1,16 +1,17 @@
-//! Benchmarks of sessions: `cargo bench --all-features`. With `-- --quick`, they take less than three minutes.
+//! Benchmarks for sessions: `cargo bench --all-features`. With `-- --quick`, they take less than three
+//! minutes.
 //!
 //! | group | what it measures |
 //! |---|---|
 //! | `codec` | decoding, reading and encoding a record |
 //! | `plan` | the decision at the end of a request |
-//! | `exchange` | a whole request with a store that answers immediately |
-//! | `stores` | each verb of each store, by payload and by the number of concurrent callers |
+//! | `exchange` | a whole request on a store that answers immediately |
+//! | `stores` | each verb of each store, by payload and number of concurrent callers |
 //! | `mix` | a mix of requests: 90 % read, 7 % write, 2 % sign in, 1 % sign out |
-//! | `contention` | concurrent requests that write the same session |
+//! | `contention` | concurrent requests that write to the same session |
 //!
-//! The last three groups start private servers, for which `redis-server` and `memcached` must be in the path. If
-//! `SESSION_URL` is set, they run only on the store that it names. The records that they leave there expire within
+//! The last three groups start private servers, so `redis-server` and `memcached` must be in the path. If
+//! `SESSION_URL` is set, these groups run only on that store. The records that they leave there expire within
 //! an hour, and their keys begin with `unsticky-bench`.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "benchmarks")]

@@ -7,7 +7,7 @@ use unsticky::{Key, Result, Session, Sessions};
 pub const COUNT: Key<u64> = Key::new("count");
 pub const TEXT: Key<String> = Key::new("text");
 
-/// Runs one request, and returns the cookie that it set in the form in which a browser sends it back.
+/// Runs one request. Returns the cookie that was set, as a browser sends it back.
 pub async fn request(
     sessions: &Sessions,
     cookie: &Bytes,
@@ -27,7 +27,7 @@ pub async fn request(
     })
 }
 
-/// Starts a session with a signed-in user and a text of this number of bytes, and returns its cookie.
+/// Creates a session with a signed-in user and a text of this many bytes. Returns its cookie.
 pub async fn arrive(sessions: &Sessions, bytes: usize) -> Bytes {
     let sign_in = async |session: Session| {
         session.insert(TEXT, &"x".repeat(bytes))?;

@@ -15,7 +15,7 @@ use crate::request::{arrive, increment, read, sign_out};
 const PAYLOADS: [usize; 3] = [256, 1024, 8192];
 const CALLERS: [u64; 3] = [1, 64, 256];
 
-/// The records that remain expire after this time.
+/// The time after which remaining records expire.
 const TTL: Duration = Duration::from_secs(600);
 
 pub fn verbs(criterion: &mut Criterion) {
@@ -54,7 +54,7 @@ pub fn verbs(criterion: &mut Criterion) {
     }
 }
 
-/// One record for each caller.
+/// One record per caller.
 #[derive(Clone)]
 struct Records {
     store: Arc<dyn Store>,
@@ -112,7 +112,7 @@ async fn create(store: &dyn Store, key: &StoreKey, bytes: usize) -> Stored {
     }
 }
 
-/// The number of sessions. The choice of the session for each request follows Zipf's law.
+/// The number of sessions. Which session a request uses follows Zipf's law.
 const SESSIONS: usize = 100_000;
 
 pub fn mix(criterion: &mut Criterion) {
@@ -165,8 +165,8 @@ pub fn mix(criterion: &mut Criterion) {
     }
 }
 
-/// Returns a random index below `count` with Zipf's distribution, with an exponent of one. It uses the inverse of
-/// the continuous form of the distribution.
+/// Returns a random index below `count` from a Zipf distribution with an exponent of one. Inverts the
+/// continuous form of the distribution.
 fn zipf(random: &mut fastrand::Rng, count: usize) -> usize {
     ((count as f64).powf(random.f64()) as usize).clamp(1, count) - 1
 }

@@ -1,4 +1,5 @@
-//! The parts of the shop that do not depend on the framework: its settings, its key, its forms and its pages.
+//! The parts of the shop that do not depend on the framework: its settings, its session value, its forms and
+//! its pages.
 
 #[cfg(all(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, reason = "it is for tests")]
@@ -20,7 +21,7 @@ use unsticky::{
     Result, Session, SessionId, Sessions, SignedIn, Store, Wants,
 };
 
-/// Visitors fill the cart before they sign in, so it is kept when they do.
+/// Visitors fill the cart before they sign in, so the cart survives the sign-in.
 pub(crate) const CART: Key<Vec<String>> = Key::new("cart").survives_sign_in();
 
 /// How long users stay signed in if they choose "Remember me".
@@ -29,14 +30,14 @@ pub(crate) const REMEMBERED: Lifetime = {
     Lifetime::new(month, month)
 };
 
-/// A user must have authenticated within this time to change the password.
+/// The time within which a user must have authenticated to change the password.
 pub(crate) const RECENTLY: Duration = Duration::from_secs(10 * 60);
 
-/// A header field of the answer to a sign-out. Without it, the browser keeps the user's pages, and its "back" button
-/// shows them to the next person.
+/// A header field for the response to a sign-out. Without it, the browser keeps the user's pages, and its
+/// "back" button shows them to the next person.
 pub(crate) const FORGET_PAGES: (&str, &str) = ("clear-site-data", "\"cache\"");
 
-/// The sessions of the shop. The environment variable `SESSION_URL` names their store.
+/// Returns the shop's sessions. The environment variable `SESSION_URL` selects their store.
 pub(crate) fn sessions() -> Result<Sessions, Box<dyn std::error::Error>> {
     let url = env::var("SESSION_URL").unwrap_or_else(|_| "memory:".to_owned());
     Ok(settings(unsticky::connect(&url)?).build()?)
@@ -47,15 +48,15 @@ pub(crate) fn settings(store: impl Store) -> Builder {
         // All processes that share sessions need the same namespace.
         .namespace("shop")
         // For http://localhost only: the default cookie needs https. Browsers keep one set of cookies for all
-        // ports of a host, so every application needs its own name.
+        // ports on a host, so every application needs its own cookie name.
         .cookie(Cookie::new("shop").insecure())
-        // Where users are sent if a page needs a sign-in, or a recent authentication.
+        // The pages to which users are sent if a page requires a sign-in, or a recent authentication.
         .sign_in_page("/sign-in")
         .step_up_page("/confirm")
         .on_error(error_page)
 }
 
-/// The address to listen on: the port `PORT`, on this machine only.
+/// Returns the address to listen on: the port `PORT`, on this machine only.
 pub(crate) fn address() -> Result<(&'static str, u16), Box<dyn std::error::Error>> {
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse());
     Ok(("127.0.0.1", port.map_err(|_| "PORT must be the number of a port, such as 3000")?))
@@ -65,7 +66,7 @@ pub(crate) fn address() -> Result<(&'static str, u16), Box<dyn std::error::Error
 #[derive(Deserialize)]
 pub(crate) struct SignIn {
     pub(crate) name: Text,
-    /// Browsers send a field for a ticked box, and none otherwise.
+    /// Browsers send this field only if the box is ticked.
     pub(crate) remember: Option<Text>,
 }
 
@@ -94,7 +95,7 @@ pub(crate) struct Password {
     pub(crate) new: Text,
 }
 
-/// Text that a visitor typed, of 1 to 200 bytes. Anything else is a bad request.
+/// Text that a visitor typed, 1 to 200 bytes long. Any other length is a bad request.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct Text(pub(crate) String);
@@ -111,7 +112,7 @@ impl TryFrom<String> for Text {
     }
 }
 
-/// The answer to `GET /cart.json`.
+/// The response to `GET /cart.json`.
 #[derive(Serialize)]
 pub(crate) struct Cart {
     signed_in: Option<Arc<str>>,
@@ -131,7 +132,7 @@ impl Cart {
     }
 }
 
-/// The answer to `GET /`.
+/// The response to `GET /`.
 pub(crate) async fn front_page(session: &Session, framework: &'static str) -> Result<String> {
     let Cart { items, served_by, .. } = Cart::of(session, framework)?;
     let items = items.iter().fold(String::new(), |mut list, item| {
@@ -153,7 +154,7 @@ pub(crate) async fn front_page(session: &Session, framework: &'static str) -> Re
     page(session, "Shop", &body).await
 }
 
-/// The answer to `GET /sign-in`. The form keeps the page that the visitor wanted.
+/// The response to `GET /sign-in`. The form remembers the page that the visitor wanted to see.
 pub(crate) async fn sign_in_page(session: &Session, next: &Next) -> Result<String> {
     let body = format!(
         "<form method=post action=\"{}\">\
@@ -168,7 +169,7 @@ pub(crate) async fn sign_in_page(session: &Session, next: &Next) -> Result<Strin
     page(session, "Sign in", &body).await
 }
 
-/// The answer to `GET /sessions`.
+/// The response to `GET /sessions`.
 pub(crate) async fn sessions_page(user: &SignedIn, token: &CsrfToken) -> Result<String> {
     let sessions = user.session.directory()?.list().await?;
     let rows: String = sessions.iter().map(|session| row(session, token)).collect();
@@ -206,7 +207,7 @@ fn row(session: &ListedSession, token: &CsrfToken) -> String {
     )
 }
 
-/// The answer to `GET /password`.
+/// The response to `GET /password`.
 pub(crate) async fn password_page(user: &SignedIn, token: &CsrfToken) -> Result<String> {
     let body = format!(
         "<form method=post action=/password>{}\
@@ -221,7 +222,7 @@ pub(crate) async fn password_page(user: &SignedIn, token: &CsrfToken) -> Result<
     page(&user.session, "Change your password", &body).await
 }
 
-/// The answer to `GET /confirm`. Users are sent here if an action needs a recent authentication.
+/// The response to `GET /confirm`. Users are sent here if an action requires a recent authentication.
 pub(crate) async fn confirm_page(
     user: &SignedIn,
     next: &Next,
@@ -243,14 +244,14 @@ fn minute(time: OffsetDateTime) -> String {
     format!("<time>{}</time> {:02}:{:02} UTC", time.date(), time.hour(), time.minute())
 }
 
-/// Returns a text by which users can recognise their browser, such as "Firefox on Linux". A `User-Agent` may contain
-/// any text, so it is only searched for known names, and nothing of it is stored.
+/// Returns a text by which users can recognise their browser, such as "Firefox on Linux". A `User-Agent`
+/// header may contain any text, so it is only searched for known names, and no part of it is stored.
 pub(crate) fn label(user_agent: Option<&str>) -> String {
     let find = |names: &[(&str, &'static str)]| {
         let agent = user_agent.unwrap_or_default();
         names.iter().find(|(part, _)| agent.contains(part)).map(|(_, name)| *name)
     };
-    // Most browsers also claim to be the ones further down in this list.
+    // Most browsers also claim to be those further down in this list.
     let browser = find(&[
         ("Edg", "Edge"),
         ("OPR/", "Opera"),
@@ -270,7 +271,7 @@ pub(crate) fn label(user_agent: Option<&str>) -> String {
     system.map_or(browser.to_owned(), |system| format!("{browser} on {system}"))
 }
 
-/// A page with the navigation and the flash messages of the session.
+/// Returns a page with the navigation and the session's flash messages.
 async fn page(session: &Session, title: &str, body: &str) -> Result<String> {
     let who = match session.principal() {
         Some(name) => format!(
@@ -292,7 +293,7 @@ fn message(Flash { level, text, .. }: &Flash) -> String {
     format!("<p role=status class={level}>{}</p>", escaped(text))
 }
 
-/// Renders an error: as a page for browsers, and as JSON for programs.
+/// Renders an error: as a page for browsers, or as JSON for programs.
 fn error_page(response: ErrorResponse, error: &Error, wants: Wants) -> ErrorResponse {
     let kind = error.kind();
     match wants {
@@ -319,7 +320,7 @@ fn document(title: &str, body: &str) -> String {
     )
 }
 
-/// Escapes text that visitors typed, so that it is never taken for markup.
+/// Escapes text that visitors typed, so that it is never interpreted as markup.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

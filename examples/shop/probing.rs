@@ -34,7 +34,7 @@ fn sessions(url: &str) -> Sessions {
     settings(unsticky::connect(url).unwrap()).build().unwrap()
 }
 
-/// Probes until the answer is "ready" or "not ready", as asked for.
+/// Probes until the process is ready, or until it is not, depending on `is_ready`.
 async fn until(
     readiness: &Readiness,
     ask: &impl AsyncFn(&Readiness) -> Reply,
@@ -75,7 +75,7 @@ pub(crate) async fn unready_until_redis_is_up(ask: impl AsyncFn(&Readiness) -> R
     until(&readiness, &ask, true).await;
 }
 
-/// The database user may read but not write. A load alone would not detect this.
+/// The database user may read but not write, which a load alone would not detect.
 pub(crate) async fn unready_until_permission_is_there(ask: impl AsyncFn(&Readiness) -> Reply) {
     let server = RedisServer::start();
     let permit = |words: &str| {
@@ -102,7 +102,7 @@ pub(crate) async fn probes_share_one_load_a_second(ask: impl AsyncFn(&Readiness)
         let replies = join_all((0..200).map(|_| ask(&readiness))).await;
         assert!(replies.iter().all(Reply::is_ready));
     }
-    // The first load comes at the earliest one second after the check.
+    // The first load happens one second after the check at the earliest.
     let seconds = begun.elapsed().as_secs();
     let loads = server.calls("get") - before;
     assert!((1..=seconds).contains(&loads), "{loads} loads in {seconds} seconds");

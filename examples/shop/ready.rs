@@ -1,9 +1,11 @@
-//! Readiness: decides whether this process should get traffic. The answer of `GET /ready` in both frameworks.
+//! Readiness: whether this process should get traffic. Produces the response to `GET /ready` in both
+//! frameworks.
 //!
-//! The store is examined when the process starts. If the check finds an error, the process still starts, because
-//! exiting would not help and the store may work again a moment later. But it is not ready until a check finds no
-//! error: a store that answers a load may still refuse writes, or evict sessions. In a rolling deployment, the
-//! old processes continue in the meantime. After that, a load shows whether the store still answers.
+//! The store is checked when the process starts. If the check finds an error, the process still starts,
+//! because exiting would not help and the store may work again a moment later. But the process is not ready
+//! until a check finds no error: a store that answers a load may still refuse writes, or evict sessions.
+//! During a rolling deployment, the old processes continue in the meantime. Once a check has found no error,
+//! a load shows whether the store still answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +15,20 @@ use tokio::time::{Instant, timeout};
 use unsticky::Sessions;
 use unsticky::check::Report;
 
-/// How long the answer to a load is valid. All probes of this process together cause at most one load a second.
+/// How long the answer to a load is valid. All probes of this process together cause at most one load per
+/// second.
 const LOAD_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the result of a check with an error is valid. A check sends a few dozen commands to each server.
 const CHECK_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a probe waits for the probes before it. This is longer than a check takes.
+/// How long a probe waits for earlier probes. This is longer than a check takes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `Ok` if the process is ready, or the reason why it is not.
 type Answer = Result<(), String>;
 
-/// Decides about readiness. Clones share their state.
+/// Determines readiness. Clones share their state.
 #[derive(Clone)]
 pub(crate) struct Readiness {
     sessions: Sessions,
@@ -41,16 +44,17 @@ struct Last {
 }
 
 impl Readiness {
-    /// Examines the store. Returns the report as well, for the log.
+    /// Checks the store. Also returns the report, for the log.
     pub(crate) async fn check(sessions: &Sessions) -> (Self, Report) {
         let report = sessions.check().await;
         let last = Arc::new(Mutex::new(Last::of(&report)));
         (Self { sessions: sessions.clone(), last }, report)
     }
 
-    /// Returns whether this process should get traffic. The reason against it is for humans and contains no secret.
+    /// Returns `Ok` if this process should get traffic. Otherwise, returns the reason, which is meant for
+    /// people and contains no secret.
     pub(crate) async fn answer(&self) -> Answer {
-        // Probes that arrive during a request to the store wait here, and then find its answer.
+        // Probes that arrive while the store is being asked wait here, and then use the same answer.
         let last = timeout(PATIENCE, Arc::clone(&self.last).lock_owned()).await;
         let Ok(mut last) = last else {
             return Err("An earlier request to the store has not been answered yet.".to_owned());
@@ -59,7 +63,8 @@ impl Readiness {
             return last.answer.clone();
         }
         let sessions = self.sessions.clone();
-        // In its own task, which continues if its probe is given up. Otherwise the next probe would ask again.
+        // Runs in a task that continues if its probe is abandoned. Otherwise, the next probe would ask the
+        // store again.
         let asked = tokio::spawn(async move {
             *last = last.next(&sessions).await;
             last.answer.clone()
@@ -137,10 +142,10 @@ mod tests {
         assert_eq!(two_hundred(&readiness).await, Err(refused), "for the rest of the second");
         advance(LOAD_AFTER).await;
         assert_eq!(two_hundred(&readiness).await, Ok(()));
-        assert_eq!(spy.verbs(), [Verb::Load], "it is not examined again");
+        assert_eq!(spy.verbs(), [Verb::Load], "it is not checked again");
     }
 
-    /// A store that hangs gets no load more for each probe that is given up.
+    /// While a store hangs, it gets only one load, even if many probes are abandoned.
     #[tokio::test(start_paused = true)]
     async fn load_goes_on_when_its_probe_is_given_up() {
         let (sessions, store, spy) = sessions();
@@ -156,7 +161,7 @@ mod tests {
         assert_eq!(spy.verbs(), [Verb::Load]);
     }
 
-    /// A load shows nothing of what the check has found.
+    /// A load alone does not show what the check has found.
     #[tokio::test(start_paused = true)]
     async fn process_is_not_ready_until_check_has_no_error() {
         let (sessions, store, spy) = sessions();
@@ -168,7 +173,7 @@ mod tests {
             assert_eq!(two_hundred(&readiness).await, expected);
             sessions.ping().await.unwrap();
             let commands = spy.take();
-            assert!(commands.len() < 10, "one check in all, and the ping: {commands:?}");
+            assert!(commands.len() < 10, "at most one check and the ping: {commands:?}");
             advance(CHECK_AFTER).await;
         }
         store.heal();

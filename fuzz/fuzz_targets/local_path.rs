@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 use unsticky::{LocalPath, Next};
 use url::Url;
 
-/// Returns the address to which a browser on this site resolves a text.
+/// Returns the URL to which a browser on this site resolves a text.
 fn followed(text: &str) -> Url {
     let site = Url::parse("https://shop.example/sign-in?next=x").unwrap();
     let address = site.join(text).unwrap();
@@ -13,8 +13,8 @@ fn followed(text: &str) -> Url {
     address
 }
 
-/// Asserts that a local path leads to exactly that path on this site, even if a proxy or a router decodes it on
-/// the way, and that it is unchanged when a page receives it as the parameter `next`.
+/// Asserts that a local path leads to exactly that path on this site, even if a proxy or a router decodes it
+/// on the way, and that a page receives it unchanged in the `next` parameter.
 fn stays_here(path: &LocalPath) {
     let text = path.as_str();
     let (plain, query) =

@@ -12,7 +12,7 @@ fn greeting(said: &[u8]) -> Option<Vec<u8>> {
     (said == b"mn\r\n").then(|| b"MN\r\n".to_vec())
 }
 
-/// Returns a miss for each read, with the read's opaque value.
+/// Answers each read with a miss that repeats the read's opaque value.
 fn nothing(said: &[u8]) -> Vec<u8> {
     let mut answer = Vec::new();
     for line in said.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {

@@ -8,7 +8,7 @@ use answers::{Protocol, Stand, with_stand};
 use libfuzzer_sys::fuzz_target;
 use unsticky::store::RedisStore;
 
-/// Returns an answer for each command that sets up the connection, or `None` from the first store command on.
+/// Answers each command that sets up the connection. Returns `None` once a store command has arrived.
 fn greeting(said: &[u8]) -> Option<Vec<u8>> {
     let is_ours = [&b"GET"[..], b"SET", b"EVALSHA", b"EVAL", b"DEL"]
         .into_iter()

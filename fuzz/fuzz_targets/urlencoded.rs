@@ -1,5 +1,5 @@
-//! A field of a query or of a form has the value that an independent decoder returns. It is present only if it
-//! occurs exactly once and is valid UTF-8.
+//! A field in a query or a form has the value that an independent decoder returns. The field counts as
+//! present only if it occurs exactly once and is valid UTF-8.
 
 #![no_main]
 

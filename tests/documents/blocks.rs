@@ -1,4 +1,5 @@
-//! The code of the documents.
+//! The code blocks in the documents are valid: Rust is compiled, JSON is parsed, and manifests and
+//! commands refer to things that exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::markdown::{Block, documents, files, root};
 
-/// What a block may be. Rustdoc would compile one without a label.
+/// The languages that a code block may have. Rustdoc would compile a block without a language.
 const LANGUAGES: [&str; 15] = [
     "rust",
     "toml",
@@ -25,7 +26,7 @@ const LANGUAGES: [&str; 15] = [
     "sql",
 ];
 
-/// The documents that rustdoc reads, and whose examples it compiles.
+/// Returns the documents that rustdoc reads, so that it compiles their examples.
 fn in_documentation() -> BTreeSet<PathBuf> {
     let mut all = BTreeSet::new();
     for path in files(&root().join("src"), "rs") {
@@ -78,21 +79,21 @@ fn json_is_json() {
     }
 }
 
-/// The section of a manifest, as lines.
+/// Returns the lines of one section of a manifest.
 fn section(manifest: &str, name: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join(manifest)).unwrap();
     let lines = text.lines().skip_while(|line| *line != format!("[{name}]")).skip(1);
     lines.take_while(|line| !line.starts_with('[')).map(str::to_owned).collect()
 }
 
-/// The features that a manifest declares or gets from an optional dependency.
+/// Returns the features that a manifest declares.
 fn features(manifest: &str) -> BTreeSet<String> {
     let lines = section(manifest, "features").into_iter();
     let names = lines.filter_map(|line| Some(line.split_once(" = ")?.0.to_owned()));
     names.filter(|name| !name.starts_with('#')).collect()
 }
 
-/// What is wrong with the dependency on this crate in a manifest of an example.
+/// Returns what is wrong with the dependency on this crate in an example of a manifest.
 fn fault_of_manifest(text: &str) -> Option<String> {
     let ours = features("Cargo.toml");
     let version = env!("CARGO_PKG_VERSION");
@@ -125,11 +126,11 @@ fn manifests_name_features_and_version_of_this_crate() {
     assert!(fault_of_manifest("unsticky = { version = \"0.1\", features = [\"axom\"] }").is_some());
 }
 
-/// What begins with one of these is a file of ours.
+/// A word in a command that starts with one of these is a path in the repository.
 const FOLDERS: [&str; 7] =
     ["scripts/", "./scripts/", ".ci/", "tests/", "examples/", "docs/", "benches/"];
 
-/// What a command names that is not there.
+/// Returns the first word that refers to something that does not exist.
 fn fault_of_commands(text: &str) -> Option<String> {
     let mut folder = PathBuf::new();
     for command in text.lines().flat_map(|line| line.split("&&")) {

@@ -1,19 +1,20 @@
-//! Measured figures are those of the results.
+//! The measured figures in the documents are those in the results.
 //!
-//! A comment before a paragraph, a list, a table or a block of text names the sources of all its numbers, divided
-//! by semicolons; `CONTRIBUTING.md` has examples:
+//! A comment before a paragraph, a list, a table or a block of text gives the sources of all numbers in
+//! it, separated by semicolons; `CONTRIBUTING.md` has examples:
 //!
-//! - `web.json | throughput | contender=unsticky-axum/hand-axum`: the medians of these records of
+//! - `web.json | throughput | contender=unsticky-axum/hand-axum`: the medians of these records in
 //!   `benches/results/web.json`, and the numbers in their labels;
-//! - `ratio web.json | cpu | workload=read`: the quotients of any two of these medians; before `%`, also what they
-//!   differ by;
-//! - `drills.txt`: the numbers of `benches/results/drills.txt`;
-//! - `calc 46 = 10.0 + 33.9 + 1.8`: what follows from other numbers;
-//! - `given 64, 256`: what was chosen and not measured;
-//! - `once 7, 160`: what was measured once, in the way that the text describes, and is not repeated by a command.
+//! - `ratio web.json | cpu | workload=read`: the quotients of any two of these medians; before a `%`, also
+//!   by how many percent they differ;
+//! - `drills.txt`: the numbers in `benches/results/drills.txt`;
+//! - `calc 46 = 10.0 + 33.9 + 1.8`: a number that is calculated from others;
+//! - `given 64, 256`: numbers that were chosen, not measured;
+//! - `once 7, 160`: numbers that were measured once, as the text describes, and that no command
+//!   measures again.
 //!
-//! A number may be rounded as it is shown. What looks measured and has no such comment must be a setting, of
-//! [`SETTINGS`], or stand after the comment `not measured: REASON`.
+//! A number may be rounded to the digits that are shown. A number that looks measured but has no such
+//! comment must be one of the [`SETTINGS`], or follow the comment `not measured: REASON`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +23,8 @@ use crate::markdown::{Block, Document, documents, root, without_code};
 use crate::numbers::{Number, calculated, numbers};
 use crate::tests_named::rows;
 
-/// Numbers with units that the sources of the library define: the file, and what it must contain.
+/// Numbers with units that the library's sources define. Each has the file that defines it, and the
+/// definition.
 const SETTINGS: &[(&str, &str, &str)] = &[
     ("1024 bytes", "src/record/flash.rs", "TEXT_BYTES: usize = 1024"),
     ("128 bytes", "src/record/sign_in.rs", "LABEL_BYTES: usize = 128"),
@@ -34,17 +36,18 @@ const SETTINGS: &[(&str, &str, &str)] = &[
     ("80 %", "src/store/redis/check/findings.rs", "NEARLY_ALL: u64 = 80"),
 ];
 
-/// The same of other software.
+/// Numbers with units that other software defines, and what they are.
 const OF_OTHERS: &[(&str, &str)] =
     &[("50 bytes", "what Memcached adds to an item: its header, 48 bytes, and its version, 8")];
 
-/// The figures of guarantees have a check of their own, and fixtures hold the sizes of the record format.
+/// A different test checks the figures of the guarantees, and fixtures hold the sizes of the record
+/// format.
 const CHECKED_ELSEWHERE: [&str; 2] = ["docs/guarantees.md", "docs/stability.md"];
 
 /// A measured value with its unit.
 struct Value(f64, String);
 
-/// Where the numbers of a paragraph come from.
+/// The values that the numbers in a paragraph may show.
 #[derive(Default)]
 struct Sources {
     values: Vec<Value>,
@@ -90,7 +93,7 @@ impl Sources {
             _ if unit.starts_with("million") => vec![value / 1e6],
             _ if unit.starts_with("thousand") => vec![value / 1e3],
             _ if unit.starts_with("KiB") => vec![value / 1024.0],
-            // The unit may stand behind a second number.
+            // The unit may follow a second number.
             Some(second) => [1.0, 1e-3, 1e-6].map(|shown| value * second / shown).to_vec(),
             None => vec![*value],
         };
@@ -99,7 +102,7 @@ impl Sources {
             let differences = [100.0 * ratio, 100.0 * (ratio - 1.0), 100.0 * (1.0 - ratio)];
             if percent { differences.to_vec() } else { vec![*ratio] }
         });
-        // A count of bytes is shown in full as well, or is one of KiB already.
+        // A count of bytes may also be shown in full, or may already be in KiB.
         let is_shown = |value: &Value| {
             number.shows(value.0) || in_unit(value).iter().any(|it| number.shows(*it))
         };
@@ -107,7 +110,7 @@ impl Sources {
     }
 }
 
-/// How long a unit of time is.
+/// Returns the length of a unit of time.
 fn seconds(unit: &str) -> Option<f64> {
     match unit {
         "s" => Some(1.0),
@@ -127,7 +130,8 @@ fn read(name: &str) -> Result<String, String> {
     fs::read_to_string(root().join(&path)).map_err(|error| format!("{path}: {error}"))
 }
 
-/// `46 = 10.0 + 33.9`: the left side shows what the right side gives.
+/// Returns the result of a calculation such as `46 = 10.0 + 33.9`. The left side must show what the
+/// right side yields.
 fn calculation_of(text: &str) -> Result<f64, String> {
     let (result, expression) = text.split_once('=').ok_or(format!("{text}: no ="))?;
     let [shown] = &numbers(result)[..] else { return Err(format!("{text}: no result")) };
@@ -135,14 +139,15 @@ fn calculation_of(text: &str) -> Result<f64, String> {
     shown.shows(value).then_some(shown.value).ok_or(format!("{text}: it is {value}"))
 }
 
-/// One record of a file of results.
+/// One record in a file of results.
 struct Measured {
     labels: BTreeMap<String, String>,
     unit: String,
     median: f64,
 }
 
-/// `web.json | cpu | workload=read/sign-in`: the records with this figure and these labels.
+/// Returns the records that a source selects by figure and labels, for example `web.json | cpu |
+/// workload=read/sign-in`.
 fn selected(source: &str) -> Result<Vec<Measured>, String> {
     let mut parts = source.split('|').map(str::trim);
     let text = read(parts.next().unwrap())?;
@@ -181,7 +186,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
-/// What of a text is prose: no code, and no targets of links.
+/// Returns the prose in a text, without code and link targets.
 fn prose(text: &str) -> String {
     let mut result = String::new();
     let text = without_code(text);
@@ -194,7 +199,7 @@ fn prose(text: &str) -> String {
     result + rest
 }
 
-/// The measured-looking numbers of a text, with their units.
+/// Returns the numbers in a text that look measured, with their units.
 fn suspects(text: &str) -> Vec<String> {
     let mut all = Vec::new();
     let found = numbers(text);
@@ -221,13 +226,13 @@ fn suspects(text: &str) -> Vec<String> {
     all
 }
 
-/// What is wrong with the figures of a document.
+/// Returns what is wrong with the figures in a document.
 fn faults(document: &Document) -> Vec<String> {
     let mut faults = Vec::new();
     let (mut comment, mut is_generated) = (None, false);
     for block in document.blocks() {
         let (line, text) = match block {
-            // Written and checked by scripts/bench-peers.
+            // `scripts/bench-peers` writes and checks these.
             Block::Comment("figures") => {
                 is_generated = true;
                 continue;
@@ -299,11 +304,11 @@ fn settings_are_those_of_sources() {
     }
 }
 
-/// The figures of a guarantee are those of its tests, or of the drills.
+/// The figures for a guarantee occur in its tests, or in the results of the drills.
 #[test]
 fn results_of_guarantees_are_those_of_tests() {
     let text = fs::read_to_string(root().join("docs/guarantees.md")).unwrap();
-    // The requests of the drills in which none may fail, added.
+    // The sum of the requests in the drills in which no request may fail.
     const DRILLS: &str = "drills.txt; calc 12148 = 8726 + 3422";
     let (mut faults, mut checked) = (Vec::new(), 0);
     for row in rows(&text) {

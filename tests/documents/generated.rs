@@ -1,6 +1,6 @@
-//! Links into the generated documentation, and those inside it.
+//! Links into the generated documentation, and links within it.
 //!
-//! `scripts/test` runs these tests behind `cargo doc`.
+//! `scripts/test` runs these tests after `cargo doc`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,16 +11,17 @@ use crate::markdown::files;
 
 const ONLINE: &str = "https://docs.rs/unsticky/latest/";
 
-/// In the documentation of a trait of the crate `tracing`, which rustdoc repeats.
+/// A link in the documentation of a trait from the `tracing` crate, which rustdoc copies.
 const OF_TRACING: &str = "dispatcher#setting-the-default-subscriber";
 
-/// Where `cargo doc` writes: beside what it has built this test from.
+/// Returns the directory into which `cargo doc` writes: next to the files that this test was built
+/// from.
 fn generated() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     test.ancestors().nth(3).unwrap().join("doc")
 }
 
-/// The values of an attribute.
+/// Returns the values of an attribute.
 fn attributes<'a>(html: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     let beginning = format!(" {name}=");
     let found: Vec<_> =
@@ -31,12 +32,12 @@ fn attributes<'a>(html: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     })
 }
 
-/// The ids of each page that was asked for.
+/// The ids on each page that was read, or `None` if it could not be read.
 #[derive(Default)]
 struct Pages(BTreeMap<PathBuf, Option<BTreeSet<String>>>);
 
 impl Pages {
-    /// What is wrong with a link to this file.
+    /// Returns what is wrong with a link to this file.
     fn fault(&mut self, file: &Path, fragment: &str) -> Option<&'static str> {
         let ids = self.0.entry(file.to_owned()).or_insert_with(|| {
             let html = fs::read_to_string(file).ok()?;
@@ -45,7 +46,7 @@ impl Pages {
         let Some(ids) = ids else {
             return (!file.is_file()).then_some("there is no such file");
         };
-        // Lines of a source are a range.
+        // A link to lines of a source file has a range.
         let mut wanted = vec![fragment];
         if file.components().any(|part| part.as_os_str() == "src") {
             wanted = fragment.split('-').collect();
@@ -55,7 +56,7 @@ impl Pages {
     }
 }
 
-/// The path without `.` and `..`.
+/// Returns the path without `.` and `..`.
 fn plain(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |mut path, part| {
         match part {
@@ -120,7 +121,7 @@ fn links_inside_documentation_lead_to_pages_and_ids() {
     assert!(faults.is_empty(), "{}", faults.into_iter().collect::<Vec<_>>().join("\n"));
 }
 
-/// The page without its code examples: the HTML in their strings is text.
+/// Returns the page without its code examples. HTML in the strings there is text.
 fn without_examples(html: &str) -> String {
     let mut parts = html.split("rust-example-rendered");
     let first = parts.next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! Links from file to file.
+//! Links from one file to another.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use crate::markdown::{Link, document, documents, files, root};
 
 const SOURCE: &str = "https://docs.rs/crate/unsticky/latest/source/";
 
-/// What is wrong with a target, seen from a file.
+/// Returns what is wrong with a link from this file to this target.
 fn fault(path: &str, target: &str) -> Option<String> {
     let (file, fragment) = target.split_once('#').unwrap_or((target, ""));
     let from = root().join(path);
@@ -61,8 +61,8 @@ fn labels_of_references_are_defined_in_their_file() {
     }
 }
 
-/// The crate registry shows the README without a repository, so a relative link does not work there. It is allowed
-/// if its text is the path of the file, which readers can find in a clone.
+/// The crate registry shows the README without the repository, so a relative link does not work there.
+/// One is allowed only if its text is the file's path, which readers can find in a clone.
 #[test]
 fn readme_links_to_addresses() {
     let readme = document(&root().join("README.md"));
@@ -70,11 +70,11 @@ fn readme_links_to_addresses() {
         let (Link::Inline(target) | Link::Definition(_, target)) = link else { continue };
         let is_address = target.starts_with("https://") || target.starts_with('#');
         let is_path = readme.text.contains(&format!("[{target}]({target})"));
-        assert!(is_address || is_path, "README.md: {target} is to be a whole address");
+        assert!(is_address || is_path, "README.md: {target} must be a full URL");
     }
 }
 
-/// All addresses with this beginning, in documents and sources.
+/// Returns all URLs with this beginning, in documents and sources, each with the file that contains it.
 pub(crate) fn addresses(beginning: &str) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for extension in ["md", "rs", "toml"] {

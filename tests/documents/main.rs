@@ -1,5 +1,5 @@
-//! What the documents say is true: their code compiles, their links lead somewhere, the tests they name exist,
-//! and the figures they quote are those of the results.
+//! What the documents say is true: their code compiles, their links lead somewhere, the tests that they
+//! refer to exist, and the figures that they quote are those in the results.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 

@@ -1,4 +1,4 @@
-//! The Markdown files of the repository, taken apart as far as the checks need.
+//! Parses the Markdown files in the repository, as far as the checks need.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ pub(crate) fn root() -> &'static Path {
 
 /// A Markdown file.
 pub(crate) struct Document {
-    /// From the root of the repository, with slashes.
+    /// Relative to the root of the repository, with slashes.
     pub(crate) path: String,
     pub(crate) text: String,
 }
@@ -21,7 +21,7 @@ pub(crate) enum Block<'a> {
     Comment(&'a str),
     Code {
         line: usize,
-        /// What stands behind the backticks.
+        /// The text after the opening backticks.
         info: &'a str,
         text: String,
     },
@@ -57,7 +57,7 @@ pub(crate) fn document(path: &Path) -> Document {
     Document { path, text }
 }
 
-/// All files with this extension, without what builds have left.
+/// Returns all files with this extension, except those that builds have created.
 pub(crate) fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -79,7 +79,7 @@ impl Document {
         blocks(&self.text)
     }
 
-    /// The links outside of code.
+    /// Returns the links outside code.
     pub(crate) fn links(&self) -> Vec<Link> {
         let mut all = Vec::new();
         for block in self.blocks() {
@@ -92,7 +92,7 @@ impl Document {
         all
     }
 
-    /// The ids of the headings, as the hosts of repositories make them.
+    /// Returns the ids of the headings, in the form that repository hosts give them.
     pub(crate) fn anchors(&self) -> Vec<String> {
         let mut all: Vec<String> = Vec::new();
         for block in self.blocks() {
@@ -161,7 +161,7 @@ fn heading(line: &str) -> Option<&str> {
     (text.len() < line.len()).then(|| text.strip_prefix(' ')).flatten()
 }
 
-/// The text with spaces in place of its code spans.
+/// Returns the text with spaces in place of its code spans.
 pub(crate) fn without_code(text: &str) -> String {
     let mut result = String::new();
     let mut rest = text;
@@ -177,7 +177,8 @@ pub(crate) fn without_code(text: &str) -> String {
     result + rest
 }
 
-/// Links outside of code spans. Of a link inside a link, as a badge has one, both targets count.
+/// Returns the links outside code spans. For a link inside a link, as in a badge, both targets are
+/// returned.
 fn links(text: &str) -> Vec<Link> {
     let text = without_code(text);
     let mut all = Vec::new();
@@ -190,7 +191,7 @@ fn links(text: &str) -> Vec<Link> {
     for (at, _) in text.match_indices("][") {
         if let Some(end) = text[at + 2..].find(']') {
             let label = text[at + 2..at + 2 + end].split_whitespace().collect::<Vec<_>>();
-            // Nothing is left of a label that is code: rustdoc resolves these.
+            // A label that is code is empty here: rustdoc resolves such links.
             if !label.is_empty() {
                 all.push(Link::Reference(label.join(" ")));
             }
@@ -198,7 +199,7 @@ fn links(text: &str) -> Vec<Link> {
     }
     for line in text.lines() {
         let parts = line.strip_prefix('[').and_then(|it| it.split_once("]: "));
-        // A line of prose may begin with a link and a colon.
+        // A line of prose may also begin with a link and a colon.
         if let Some((label, target)) = parts.filter(|(label, _)| !label.contains(']')) {
             all.push(Link::Definition(label.to_owned(), target.trim().to_owned()));
         }

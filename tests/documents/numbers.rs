@@ -4,20 +4,21 @@
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Number {
     pub(crate) value: f64,
-    /// Half of the last digit that is shown.
+    /// Half of the last digit shown.
     pub(crate) tolerance: f64,
-    /// From its first character to the one behind its last.
+    /// The position of the number in the text.
     pub(crate) range: std::ops::Range<usize>,
 }
 
 impl Number {
-    /// Whether this is what one shows of such a value.
+    /// Returns whether this number is the value, rounded to the digits shown.
     pub(crate) fn shows(&self, value: f64) -> bool {
         (self.value - value).abs() <= self.tolerance * (1.0 + 1e-9)
     }
 }
 
-/// The numbers of a text; versions such as `7.0.15`, and numbers in names such as `SHA-256`, are none.
+/// Returns the numbers in a text, but not versions such as `7.0.15` or numbers in names such as
+/// `SHA-256`.
 pub(crate) fn numbers(text: &str) -> Vec<Number> {
     let mut all = Vec::new();
     let mut from = 0;
@@ -28,7 +29,7 @@ pub(crate) fn numbers(text: &str) -> Vec<Number> {
         let before = text[..start].chars().rev();
         let is_in_name = match before.clone().next() {
             Some('-') => before.clone().nth(1).is_some_and(char::is_alphanumeric),
-            // A date, a time or the decimals of something else.
+            // Part of a date, a time or another number's decimals.
             Some(c) => c.is_alphabetic() || "_.:/#".contains(c),
             None => false,
         };
@@ -45,7 +46,8 @@ pub(crate) fn numbers(text: &str) -> Vec<Number> {
     all
 }
 
-/// Digits in groups of three after a space or a comma, and decimals.
+/// Returns where the number at the start of the text ends: after groups of three digits, separated by a
+/// space or a comma, and after any decimals.
 fn end_of_number(text: &str) -> usize {
     let digits = |from: usize| {
         text[from..].find(|c: char| !c.is_ascii_digit()).map_or(text.len(), |at| from + at)
@@ -72,7 +74,7 @@ fn number(text: &str, start: usize) -> Option<Number> {
     let tolerance = if let Some((_, decimals)) = digits.split_once('.') {
         0.5 * 10_f64.powi(-i32::try_from(decimals.len()).ok()?)
     } else {
-        // Of a number that ends with zeros, at least two digits count.
+        // In a number that ends in zeros, at least two digits are significant.
         let zeros = digits.len() - digits.trim_end_matches('0').len();
         let rounded = zeros.min(digits.len().saturating_sub(2));
         0.5 * 10_f64.powi(i32::try_from(rounded).ok()?)
@@ -80,7 +82,7 @@ fn number(text: &str, start: usize) -> Option<Number> {
     Some(Number { value, tolerance, range: start..start + text.len() })
 }
 
-/// The value of sums, differences, products and quotients of numbers.
+/// Returns the value of an expression with sums, differences, products and quotients.
 pub(crate) fn calculated(expression: &str) -> Option<f64> {
     let text: String = expression.chars().filter(|c| !c.is_whitespace()).collect();
     let mut rest = text.as_str();

@@ -1,4 +1,4 @@
-//! The pages of `docs/`, which are modules of the crate's documentation, too.
+//! The pages in `docs/`, which are also modules in the crate's documentation.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use crate::markdown::{Block, Link, documents, files, root};
 
 const SOURCE: &str = "https://docs.rs/crate/unsticky/latest/source/";
 
-/// The labels of `src/guide/links.md` with their targets.
+/// Returns the labels in `src/guide/links.md`, with their targets.
 fn labels() -> BTreeMap<String, String> {
     let text = fs::read_to_string(root().join("src/guide/links.md")).unwrap();
     let pairs = text.lines().filter(|line| !line.is_empty()).map(|line| {
@@ -17,7 +17,7 @@ fn labels() -> BTreeMap<String, String> {
     pairs.collect()
 }
 
-/// The names of the files in `docs/`, without the extension.
+/// Returns the names of the files in `docs/`, without the extension.
 fn pages() -> Vec<String> {
     let name = |path: std::path::PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
     files(&root().join("docs"), "md").into_iter().map(name).collect()
@@ -56,7 +56,7 @@ fn every_page_has_its_label() {
     }
 }
 
-/// A link leads from file to file in a clone, and to the same place in the documentation.
+/// The same link leads from file to file in a clone, and to the same page in the documentation.
 #[test]
 fn pages_link_by_the_labels_of_links_md() {
     let labels = labels();
@@ -67,7 +67,7 @@ fn pages_link_by_the_labels_of_links_md() {
                 |target: &str| !target.starts_with("https://") && !target.starts_with('#');
             match link {
                 Link::Inline(target) => {
-                    assert!(!is_relative(&target), "{path}: ({target}) is to be a reference");
+                    assert!(!is_relative(&target), "{path}: ({target}) must be a reference link");
                 }
                 Link::Definition(label, target) if is_relative(&target) => {
                     let expected = match labels.get(&label).map(|it| it.strip_prefix(SOURCE)) {

@@ -1,4 +1,4 @@
-//! The tests that `docs/guarantees.md` and `docs/security.md` name.
+//! The tests to which `docs/guarantees.md` and `docs/security.md` refer exist.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ fn tests_named_in_guarantees_exist() {
     assert!(named_tests("docs/guarantees.md", 1) > 50);
 }
 
-/// Each requirement that the library provides names a test.
+/// Each requirement that the library provides refers to a test.
 #[test]
 fn tests_named_in_security_document_exist() {
     assert!(named_tests("docs/security.md", 3) > 40);
@@ -21,7 +21,7 @@ fn tests_named_in_security_document_exist() {
     }
 }
 
-/// The cells of the tables, without their heads.
+/// Returns the cells of the tables, without the header rows.
 pub(crate) fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     let is_head = |row: &&str| {
         ["| promise", "| fault", "| requirement"].iter().any(|head| row.starts_with(head))
@@ -34,7 +34,7 @@ pub(crate) fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     })
 }
 
-/// How many tests a column of the document names; each of them is there.
+/// Returns the number of tests in a column of the document. Asserts that each of them exists.
 fn named_tests(document: &str, column: usize) -> usize {
     let text = fs::read_to_string(root().join(document)).unwrap();
     let mut checked = 0;
@@ -55,7 +55,7 @@ fn named_tests(document: &str, column: usize) -> usize {
             let text = fs::read_to_string(root().join(&path)).unwrap_or_default();
             let nested = fs::read_to_string(root().join(path.replace(".rs", "/mod.rs")));
             let text = if text.is_empty() { nested.unwrap_or_default() } else { text };
-            // A function, or a row of a table of tests.
+            // The test is a function, or a row in a table of tests.
             let is_there = [format!("fn {test}"), format!("        {test}: ")];
             let is_there = is_there.iter().any(|test| text.contains(test));
             assert!(!text.is_empty() && is_there, "{name} in {path}");

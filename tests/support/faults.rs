@@ -342,7 +342,7 @@ impl Visitors {
         let read = async |session: Session| session.get(NUMBER);
         let number = visit(&self.sessions, &self.alice, read).await.ok().unwrap_or(0);
         let possible = self.counted..=self.counted + self.unknown;
-        assert!(possible.contains(&number), "{number}, and not one of {possible:?}");
+        assert!(possible.contains(&number), "{number} is not in {possible:?}");
     }
 
     /// Checks that once the store has recovered without its data, every visitor is anonymous, no cookie is

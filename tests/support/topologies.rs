@@ -155,7 +155,7 @@ impl RedisCluster {
     pub fn server_of(&self, slot: u16) -> usize {
         let view = self.view(self.running().next().unwrap());
         let node = view.iter().find(|seen| seen.slots.iter().any(|slots| slots.contains(&slot)));
-        let node = node.unwrap_or_else(|| panic!("nobody serves slot {slot}"));
+        let node = node.unwrap_or_else(|| panic!("no node serves slot {slot}"));
         self.ids.iter().position(|id| *id == node.id).unwrap()
     }
 
@@ -478,7 +478,7 @@ impl SentinelSet {
     /// Makes a Sentinel start a failover.
     pub fn begin_fail_over(&self) {
         let sentinel = &self.sentinels[self.running_sentinels().next().unwrap()];
-        eventually("the Sentinel begins no failover", || {
+        eventually("the Sentinel does not start a failover", || {
             sentinel.ask(&["SENTINEL", "FAILOVER", MASTER]).is_ok()
         });
     }
@@ -587,7 +587,10 @@ pub fn wait_for_replicas(master: &RedisServer, key: &str, replicas: usize) {
 fn confirmed(link: &mut Link, replicas: usize) {
     let replicas = replicas.to_string();
     let confirmed = link.cli(&["WAIT", &replicas, "4000"]);
-    assert_eq!(confirmed, replicas, "the replicas do not confirm what their master has answered");
+    assert_eq!(
+        confirmed, replicas,
+        "the replicas do not confirm what their master has acknowledged"
+    );
 }
 
 /// Makes the server execute writes again, starting with those that have been waiting.

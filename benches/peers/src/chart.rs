@@ -1,4 +1,4 @@
-//! Draws charts: groups of bars, as SVG that is readable on light and on dark pages.
+//! Draws charts with groups of bars, as SVG that is readable on both light and dark pages.
 
 use std::fmt::Write as _;
 
@@ -6,10 +6,10 @@ use crate::results::Record;
 
 const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 390.0;
-/// The area of the bars: left, right, top and bottom.
+/// The area for the bars: left, right, top and bottom.
 const PLOT: [f64; 4] = [52.0, 864.0, 84.0, 344.0];
 
-/// The classes of the bars of each group, in this order. The last one is the baseline.
+/// The CSS classes of the bars in each group, in order. The last one is the baseline.
 const KINDS: [&str; 4] = ["own", "peer", "peer2", "hand"];
 
 const STYLE: &str = "\
@@ -20,9 +20,9 @@ text{font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fil
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.page{fill:#0d1117;stroke:#30363d}.grid{stroke:#30363d}\
 .range{stroke:#e6edf3}.own{fill:#4493f8}.peer{fill:#e3893d}.peer2{fill:#b083d6}.hand{fill:#6e7681}}";
 
-/// Draws one group for each name, with a bar for each of `series`. A name may have two lines. The height of a bar is
-/// the median of the rounds. A line over it shows the middle half of the rounds, with an arrowhead if it continues
-/// beyond the chart.
+/// Draws one group per name, with a bar for each of `series`. A name may have two lines. The height of a bar
+/// is the median of the rounds. A line over the bar shows the middle half of the rounds, with an arrowhead if
+/// the line continues beyond the chart.
 pub fn bars(
     title: &str,
     groups: &[String],
@@ -116,7 +116,7 @@ fn kind(one: usize, series: usize) -> &'static str {
     if one + 1 == series { KINDS[KINDS.len() - 1] } else { KINDS[one] }
 }
 
-/// Returns the distance of the grid lines, for at most eight lines across the chart.
+/// Returns the distance between grid lines, so that there are at most eight across the chart.
 fn step(most: f64) -> f64 {
     let power = 10_f64.powf((most / 8.0).log10().floor());
     [1.0, 2.0, 2.5, 5.0, 10.0]

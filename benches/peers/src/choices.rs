@@ -1,4 +1,5 @@
-//! Measures choices of the application: its allocator, where Redis runs, and the number of workers.
+//! Measures the effect of an application's choices: its allocator, where Redis runs, and the number of
+//! workers.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use crate::results::{Results, labels};
 use crate::servers::RedisServer;
 use crate::web::{App, Effort, Setup, move_to, runtime, turn};
 
-/// The choices. The first one is the baseline.
+/// The choices. The first is the baseline.
 pub const CHOICES: [&str; 7] = [
     "as everywhere else",
     "jemalloc",
@@ -21,7 +22,8 @@ pub const CHOICES: [&str; 7] = [
 
 pub const WORKLOADS: [Workload; 3] = [Workload::Read, Workload::Increment, Workload::SignIn];
 
-/// Returns the path of an allocator from the Debian packages libjemalloc2 and libmimalloc2.0, if it is installed.
+/// Returns the path of an allocator's library from the Debian packages libjemalloc2 and libmimalloc2.0, if it
+/// is installed.
 fn library(name: &str) -> Option<PathBuf> {
     let arch = std::env::consts::ARCH;
     let path = Path::new("/usr/lib").join(format!("{arch}-linux-gnu")).join(name);

@@ -1,5 +1,5 @@
-//! Counts the instructions and allocations of a request, which are repeatable, unlike times. It counts the crate's
-//! own work with a store that answers at once, and whole applications.
+//! Counts the instructions and allocations per request, which are repeatable, unlike times. Counts them for
+//! the crate's own work, on a store that answers at once, and for whole applications.
 
 use std::hint::black_box;
 use std::io::{BufRead as _, BufReader};
@@ -32,7 +32,7 @@ pub const WORK: [&str; 10] = [
     "sign-out",
 ];
 
-/// Does the work of this name `times` times.
+/// Does the work with this name `times` times.
 pub fn work(name: &str, times: usize) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -47,7 +47,7 @@ pub fn work(name: &str, times: usize) {
                     let exchange = Exchange::begin(&sessions, [black_box(&other).clone()], None);
                     assert!(matches!(exchange.finish(200), Finish::Ready(_)));
                 }
-                // The work that the layers do for each request.
+                // The work that a layer does for each request.
                 "no cookie, with a handle" | "cookie, unused" => {
                     let header = if name == "cookie, unused" { &cookie } else { &other };
                     let exchange = Exchange::begin(&sessions, [black_box(header).clone()], None);
@@ -85,7 +85,7 @@ pub fn run(mode: Mode) -> Results {
         Mode::Check => vec![of_work[0], of_apps[0]],
     };
     let times = if mode == Mode::Check { [8, 16] } else { [400, 1_200] };
-    // A count does not depend on other processes, so all cores count at the same time.
+    // Other processes do not affect a count, so all cores count at the same time.
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let counted: Vec<_> = thread::scope(|scope| {
         let shares: Vec<_> = (0..cores)
@@ -112,7 +112,7 @@ pub fn run(mode: Mode) -> Results {
     results
 }
 
-/// A tool of valgrind, and the text that precedes the count in its output.
+/// A valgrind tool, and the text that precedes the count in its output.
 struct Tool {
     figure: &'static str,
     arguments: [&'static str; 2],
@@ -132,7 +132,8 @@ const TOOLS: [Tool; 2] = [
     },
 ];
 
-/// Returns both counts for one request: the difference between many and few requests, per request.
+/// Returns both counts per request: the difference between many and few requests, divided by the difference
+/// in their number.
 fn count(name: &str, workload: Option<Workload>, [few, many]: [usize; 2]) -> [f64; 2] {
     TOOLS.map(|tool| {
         let once = |times: usize| {
@@ -147,13 +148,13 @@ fn count(name: &str, workload: Option<Workload>, [few, many]: [usize; 2]) -> [f6
             let number = line.split(' ').next()?.replace(',', "");
             output.status.success().then(|| number.parse::<f64>().unwrap())
         };
-        // On a busy machine, a request may exceed its time limit. Then the whole count is repeated.
+        // On a busy machine, a request may exceed its time limit. The whole count is then repeated.
         let total = |times| (0..10).find_map(|_| once(times)).expect("it fails every time");
         (total(many) - total(few)) / (many - few) as f64
     })
 }
 
-/// Runs an application under the command until it has answered this number of requests.
+/// Runs an application under the command until the application has answered this number of requests.
 fn serve(
     mut command: Command,
     name: &str,
@@ -170,6 +171,6 @@ fn serve(
     let port = line.trim().parse().unwrap();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(requests(port, workload, times, most));
-    // The application ends when its standard input closes.
+    // The application exits when its standard input closes.
     process.wait_with_output().unwrap()
 }

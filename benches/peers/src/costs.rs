@@ -1,5 +1,5 @@
-//! Measures what sessions cost the servers: the memory for each session and the time for each command, with a
-//! thousand to a million sessions.
+//! Measures what sessions cost the servers: the memory per session and the time per command, with a thousand
+//! to a million sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,7 @@ fn sessions(url: &str, directory: DirectoryMode) -> Sessions {
     builder.timeout(Duration::from_secs(30)).build().unwrap()
 }
 
-/// Measures the bytes for each session of a signed-in user, with one value.
+/// Measures the bytes per session, for a session with a signed-in user and one value.
 fn memory(runtime: &Runtime, results: &mut Results) {
     const COUNT: u64 = 200;
     let (redis, memcached) = (RedisServer::start(), MemcachedServer::start());
@@ -48,7 +48,7 @@ fn memory(runtime: &Runtime, results: &mut Results) {
             let fill = async |url: String, count: u64| {
                 let sessions = sessions(&url, DirectoryMode::Off);
                 for _ in 0..count {
-                    // The quotes of the JSON string are two of the bytes.
+                    // The quotes of the JSON string take up two bytes.
                     let text = "x".repeat(payload - 2);
                     let sign_in = async |session: Session| {
                         session.insert(TEXT, &text)?;
@@ -91,7 +91,7 @@ enum Verb {
     Delete,
 }
 
-/// Measures the server's processor time for each command, with so many callers that it works in batches.
+/// Measures the server's processor time per command, with so many callers that the server works in batches.
 fn server_time(runtime: &Runtime, duration: Duration, results: &mut Results) {
     let (redis, memcached) = (RedisServer::start(), MemcachedServer::start_with(&["-m", "512"]));
     let valkey = valkey();
@@ -122,7 +122,7 @@ async fn create(store: &Arc<dyn Store>, bytes: usize) -> (StoreKey, Stored) {
     }
 }
 
-/// Sends commands, and returns their number and the processor time of the server.
+/// Sends commands. Returns their number, and the processor time that the server used.
 async fn drive(
     store: &Arc<dyn Store>,
     verb: Verb,
@@ -130,7 +130,7 @@ async fn drive(
     duration: Duration,
     pid: u32,
 ) -> (f64, Duration) {
-    // Deletes need records, which are created beforehand. All callers begin when all are ready.
+    // Deletes need records, which are created beforehand. All callers begin when all of them are ready.
     let prepared = if verb == Verb::Delete { (duration.as_millis() as usize).max(2) } else { 1 };
     let barrier = Arc::new(tokio::sync::Barrier::new(CALLERS + 1));
     let mut tasks = JoinSet::new();
@@ -174,7 +174,7 @@ async fn drive(
     (count as f64, cpu_time(pid) - before)
 }
 
-/// Measures whole requests without a framework, with an increasing number of live sessions.
+/// Measures whole requests without a framework, for an increasing number of live sessions.
 fn scale(runtime: &Runtime, effort: Effort, most: usize, results: &mut Results) {
     let redis = RedisServer::start();
     let memcached = MemcachedServer::start_with(&["-m", "2048"]);
@@ -208,7 +208,7 @@ fn scale(runtime: &Runtime, effort: Effort, most: usize, results: &mut Results) 
     }
 }
 
-/// Measures what the directory costs: sign-ins, reads and bytes.
+/// Measures the cost of the directory in sign-ins, reads and bytes.
 fn directories(runtime: &Runtime, effort: Effort, results: &mut Results) {
     let redis = RedisServer::start();
     let memcached = MemcachedServer::start_with(&["-m", "2048"]);

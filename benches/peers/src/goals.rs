@@ -1,4 +1,4 @@
-//! The goals: the measured figure for each goal, and why some goals are missed.
+//! The goals: the figure measured for each, and why some goals are missed.
 
 use crate::report::{FRAMEWORKS, Page, long_name, routes, table};
 use crate::results::Record;
@@ -38,7 +38,7 @@ struct Goal {
 }
 
 impl Goal {
-    /// Returns the verdict on which three quarters of the rounds agree.
+    /// Returns the verdict that three quarters of the rounds support.
     fn verdict(&self) -> Verdict {
         // The figures are rounded as in the report.
         let at = |part| (self.rounds.quantile(part) * 100.0).round() / 100.0;
@@ -79,7 +79,7 @@ fn of_routes(page: &Page) -> Vec<Row> {
             Goal { wanted: over_hand, rounds, is_limit: false }
         }
         Kind::OverPeer => {
-            // In the first two columns no command is sent, so unsticky need not be faster.
+            // In the first two columns, no command is sent, so unsticky need not be faster than its peers.
             let wanted = if place < 2 { 1.0 } else { 1.15 };
             Goal { wanted, rounds: page.over_best_peer(framework, route), is_limit: false }
         }
@@ -109,7 +109,7 @@ fn of_stores(page: &Page) -> Vec<Row> {
     vec![row("Redis", "redis", [0.65, 0.5]), row("Memcached", "memcached", [0.5, 0.5])]
 }
 
-/// The numbers of callers in the measurement of the stores alone.
+/// The numbers of callers when the stores alone are measured.
 const CALLERS: [usize; 2] = [64, 256];
 
 fn marked(corner: &str, columns: impl IntoIterator<Item = String>, rows: &[Row]) -> String {

@@ -1,5 +1,5 @@
-//! The load generator. Each browser has its own connection and sends one request at a time. The time of each
-//! answer is measured exactly.
+//! The load generator. Each browser has its own connection and sends one request at a time. The response time
+//! of each request is measured individually.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -73,7 +73,7 @@ impl Browser {
         }
     }
 
-    /// Returns the next answer if it has arrived completely.
+    /// Returns the next answer, if it has arrived completely.
     fn answer(&mut self) -> Option<Answer> {
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut head = httparse::Response::new(&mut headers);
@@ -168,7 +168,7 @@ impl Workload {
         jars
     }
 
-    /// Sends one request; `None` if no session is left to sign out.
+    /// Sends one request. Returns `None` if no session is left to sign out.
     pub async fn request(self, browser: &mut Browser, jars: &mut Vec<Jar>) -> Option<Answer> {
         Some(match self {
             Self::Empty => browser.get("/empty").await,
@@ -205,7 +205,7 @@ impl Round {
     }
 }
 
-/// A browser that is ready for its workload, and its sessions.
+/// A browser that is ready for its workload, with its sessions.
 struct Visitor {
     browser: Browser,
     jars: Vec<Jar>,
@@ -219,7 +219,7 @@ impl Visitor {
         Self { browser, jars, workload }
     }
 
-    /// Sends one request; `false` if no session is left to sign out.
+    /// Sends one request. Returns `false` if no session is left to sign out.
     async fn request(&mut self) -> bool {
         let Some(answer) = self.workload.request(&mut self.browser, &mut self.jars).await else {
             return false;
@@ -229,7 +229,7 @@ impl Visitor {
     }
 }
 
-/// Runs the browsers for the given time. Each sends its next request as soon as it has an answer.
+/// Runs the browsers for the given time. Each sends its next request as soon as it has received an answer.
 pub async fn round(
     port: u16,
     pid: u32,
@@ -237,7 +237,7 @@ pub async fn round(
     browsers: usize,
     duration: Duration,
 ) -> Round {
-    // There are enough sessions for a rate that no contender reaches.
+    // There are enough sessions to sign out even at a rate that no contender reaches.
     let sign_outs = (duration.as_millis() as usize * 12 / browsers).max(2);
     together(port, pid, workload, browsers, sign_outs, |_, mut visitor, start| async move {
         let mut latencies = Vec::with_capacity(16_384);
@@ -252,8 +252,8 @@ pub async fn round(
     .await
 }
 
-/// Runs the browsers at a fixed rate. Each request is due at a fixed time, even if earlier requests are late, and its
-/// latency is measured from that time.
+/// Runs the browsers at a fixed rate. Each request is due at a fixed time, even if earlier requests are late,
+/// and its latency is measured from the time at which it is due.
 pub async fn at_rate(
     port: u16,
     pid: u32,
@@ -278,7 +278,7 @@ pub async fn at_rate(
     .await
 }
 
-/// Prepares the browsers, and starts them when all are ready.
+/// Prepares the browsers, and starts them when all of them are ready.
 async fn together<F: Future<Output = Vec<f64>> + Send + 'static>(
     port: u16,
     pid: u32,
@@ -300,11 +300,11 @@ async fn together<F: Future<Output = Vec<f64>> + Send + 'static>(
     Round { requests: latencies.len(), elapsed, latencies, cpu: cpu_time(pid) - cpu }
 }
 
-/// Sends `times` requests from eight browsers. The preparation is always that for `most` requests.
+/// Sends `times` requests from eight browsers. The preparation is always the same as for `most` requests.
 pub async fn requests(port: u16, workload: Workload, times: usize, most: usize) {
     const BROWSERS: usize = 8;
-    // Under valgrind on a busy machine, a request may exceed its time limit, in particular one of the first
-    // requests. Then it is sent again.
+    // Under valgrind on a busy machine, a request may exceed its time limit, especially one of the first. The
+    // request is then sent again.
     let request = async |browser: &mut Browser, jars: &mut Vec<Jar>| {
         for _ in 0..10 {
             if workload.request(browser, jars).await.unwrap().status == 200 {
@@ -326,8 +326,8 @@ pub async fn requests(port: u16, workload: Workload, times: usize, most: usize) 
     join_all((0..BROWSERS).map(work)).await;
 }
 
-/// A timer of the kernel with a resolution of a microsecond; the timers of tokio have one of a millisecond. tokio
-/// reads it like a pipe: each expiry is eight bytes.
+/// A kernel timer with a resolution of one microsecond; tokio's own timers have a resolution of one
+/// millisecond. tokio reads the timer like a pipe: each expiry is eight bytes.
 struct Alarm(pipe::Receiver);
 
 impl Alarm {
@@ -352,7 +352,7 @@ fn micros(duration: Duration) -> f64 {
     duration.as_nanos() as f64 / 1000.0
 }
 
-/// Returns the processor time of a process, which the kernel counts in nanoseconds.
+/// Returns the processor time that a process has used, which the kernel counts in nanoseconds.
 pub fn cpu_time(pid: u32) -> Duration {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let nanos = threads.filter_map(|thread| {

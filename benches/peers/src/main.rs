@@ -1,4 +1,5 @@
-//! Compares the crate with hand-written code and with its peers. `scripts/bench-peers` runs all measurements.
+//! Compares the crate with hand-written code and with other libraries. `scripts/bench-peers` runs all
+//! measurements.
 //!
 //! ```text
 //! peers web|stores|costs|core|choices [--quick | --check]   measures, and writes benches/results/*.json
@@ -9,9 +10,9 @@
 //! peers work <name> <times>                                 does the crate's own work, for callgrind
 //! ```
 //!
-//! With `--quick` the results go to `target/results`, and the page to `target`. With `--check` each measurement runs
-//! only long enough to show that it works, and nothing is written; the behaviour and the report are compared with the
-//! existing ones.
+//! With `--quick`, the results go to `target/results`, and the page to `target`. With `--check`, each
+//! measurement runs only long enough to show that it works, and nothing is written; the behaviour and the report
+//! are compared with the existing ones.
 
 mod app;
 mod behaviour;

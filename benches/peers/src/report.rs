@@ -1,4 +1,4 @@
-//! Writes the results as a page: first the most important figures, with charts, and then the details.
+//! Writes the results as a page: first the most important figures, with charts, then the details.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ const LOST: &str = "lost updates of 200";
 const BEFORE_FIGURES: &str = "<!-- figures -->\n";
 const AFTER_FIGURES: &str = "<!-- end of figures -->\n";
 
-/// Returns the workloads that are columns of the tables: all except the one without a session layer.
+/// Returns the workloads that are columns in the tables: all except the one outside the session layer.
 pub fn routes() -> Vec<&'static str> {
     Workload::ALL[1..].iter().map(|it| it.name()).collect()
 }
 
-/// Writes the page and its charts. With `--check`, panics if a file differs from what the results give.
+/// Writes the page and its charts. With `--check`, panics if a file differs from what the results would give.
 pub fn report(directory: &Path, mode: Mode) {
     let load = |name: &str| {
         let missing = || panic!("{name}.json is missing: measure it first");
@@ -34,14 +34,14 @@ pub fn report(directory: &Path, mode: Mode) {
     let is_of_run = |results: &Results| results.about["run"] == web.about["run"];
     assert!(
         [&stores, &costs, &core, &choices].into_iter().all(is_of_run),
-        "the results are of several runs: scripts/bench-peers measures all of them"
+        "the results are from several runs: scripts/bench-peers measures all of them"
     );
     let base = Results::load(&Mode::Full.directory(), "base").unwrap();
     let page = Page { web, stores, costs, core, choices, base };
     for (path, text) in page.files(directory, mode) {
         if mode == Mode::Check {
             let is_same = fs::read_to_string(&path).is_ok_and(|found| found == text);
-            assert!(is_same, "{} does not follow from benches/results", path.display());
+            assert!(is_same, "{} does not match benches/results", path.display());
         } else {
             fs::write(path, text).unwrap();
         }
@@ -54,7 +54,7 @@ pub struct Page {
     costs: Results,
     core: Results,
     choices: Results,
-    /// The counts from before the rewrite.
+    /// The counts before the rewrite.
     base: Results,
 }
 
@@ -120,11 +120,11 @@ impl Page {
         own.over(self.web("throughput", baseline(contender), workload))
     }
 
-    /// Returns the throughput relative to the best peer of the same framework.
+    /// Returns the throughput relative to the best peer for the same framework, in each round.
     pub fn over_best_peer(&self, framework: &str, workload: &str) -> Record {
         let own = self.web("throughput", &format!("unsticky-{framework}"), workload);
         let is_peer = |it: &&str| {
-            // axum_session answers from the memory of one process, to which its users must always return.
+            // axum_session answers from the memory of one process, to which a user's requests must always go.
             let is_other =
                 it.starts_with("unsticky") || it.starts_with("hand") || *it == "axum_session";
             is_of(framework, it) && !is_other
@@ -295,7 +295,7 @@ impl Page {
         text
     }
 
-    /// Returns the rates of a client.
+    /// Returns the rates that a client reached.
     fn loads(&self, backend: &str, client: &str, callers: usize, way: (u64, usize)) -> &Record {
         let (callers, delay, workers) = (callers.to_string(), way.0.to_string(), way.1.to_string());
         let labels = [("delay", &*delay), ("workers", &*workers), ("callers", &*callers)];
@@ -303,13 +303,13 @@ impl Page {
         self.stores.get("load", &[&who[..], &labels].concat())
     }
 
-    /// Returns the loads relative to the hand-written client, with one worker and no delay.
+    /// Returns the rates relative to the hand-written client, with one worker and no delay.
     pub fn loads_over_hand(&self, backend: &str, callers: usize) -> Record {
         let own = self.loads(backend, "unsticky", callers, WAYS[0]);
         own.over(self.loads(backend, "by hand", callers, WAYS[0]))
     }
 
-    /// Returns the servers that were measured, with name and version.
+    /// Returns the servers that were measured, each with its name and version.
     fn backends(&self) -> Vec<(String, &'static str)> {
         let about = |name: &str| self.stores.about[name].clone();
         let servers = [
@@ -418,7 +418,7 @@ impl Page {
         let stands = self.backends().into_iter();
         let stands: Vec<_> = stands.flat_map(|one| [64, 256].map(|it| (one.clone(), it))).collect();
         let groups = stands.iter().map(|((name, _), callers)| {
-            // The name omits the last part of the version.
+            // Leaves out the last part of the version.
             let name = name.rsplit_once('.').map_or(&**name, |(short, _)| short);
             format!("{name}\n{callers} callers")
         });
@@ -436,7 +436,7 @@ impl Page {
     }
 }
 
-/// Returns the table of the throughput with each choice.
+/// Returns the table of throughputs with each choice.
 pub fn choices(results: &Results) -> String {
     let shown = |choice: &&str| results.all("throughput", &[("choice", choice)]).count() > 0;
     let columns: Vec<_> = CHOICES.into_iter().filter(shown).map(|it| (it, it)).collect();
@@ -471,12 +471,12 @@ pub fn long_name(framework: &str) -> &str {
     if framework == "actix" { "actix-web" } else { framework }
 }
 
-/// Returns rows that have their own names as titles.
+/// Returns rows whose titles are their own names.
 fn rows<'a>(names: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = (String, &'a str)> {
     names.into_iter().map(|name| (name.to_owned(), name))
 }
 
-/// Returns a row for each combination of a backend and one of the others.
+/// Returns a row for each combination of a backend and one of `others`.
 fn cross(
     backends: &[(String, &'static str)],
     others: &[&'static str],
@@ -486,7 +486,8 @@ fn cross(
     })
 }
 
-/// Returns a table. If the name of a row contains a `|`, it takes two columns, and the corner must contain one too.
+/// Returns a table. If the names of the rows contain a `|`, they take up two columns, and the corner must
+/// contain one too.
 pub fn table<R, C>(
     corner: &str,
     columns: &[(impl AsRef<str>, C)],
@@ -508,7 +509,7 @@ fn ratio(ratio: &Record) -> String {
     format!("{:.2}", ratio.median())
 }
 
-/// Returns the median, and the middle half of the rounds if it is wider than 0.05.
+/// Returns the median, followed by the middle half of the rounds if it is wider than 0.05.
 fn spread(rounds: &Record) -> String {
     let [low, high] = [0.25, 0.75].map(|part| rounds.quantile(part));
     let range = format!("<br><sub>{low:.2}–{high:.2}</sub>");

@@ -1,4 +1,4 @@
-//! The results as they are stored: one JSON file for each kind of measurement.
+//! The results as they are stored: one JSON file per kind of measurement.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::servers::{ValkeyServer, redis_program};
 
-/// One figure, measured once in each round.
+/// One figure, measured once per round.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
-    /// The name of the measured figure.
+    /// The name of the figure.
     pub figure: String,
     /// The conditions of the measurement.
     pub labels: BTreeMap<String, String>,
@@ -35,7 +35,7 @@ impl Results {
         Self { about: about(), records: Vec::new() }
     }
 
-    /// Adds the value of one more round.
+    /// Adds the value from one more round.
     pub fn push(&mut self, figure: &str, labels: BTreeMap<String, String>, unit: &str, value: f64) {
         // The measurements are not accurate to more than four digits.
         let value = format!("{value:.3e}").parse().unwrap_or(value);
@@ -52,10 +52,10 @@ impl Results {
 
     pub fn load(directory: &Path, name: &str) -> Option<Self> {
         let text = fs::read_to_string(directory.join(name).with_extension("json")).ok()?;
-        Some(serde_json::from_str(&text).expect("the results have another format"))
+        Some(serde_json::from_str(&text).expect("the results are in a different format"))
     }
 
-    /// Writes one line for each record, so that the diff of a new measurement is readable.
+    /// Writes each record on one line, so that the diff of a new measurement is readable.
     pub fn save(&self, directory: &Path, name: &str) {
         let about = serde_json::to_string_pretty(&self.about).unwrap();
         let records: Vec<_> =
@@ -66,7 +66,7 @@ impl Results {
         fs::write(directory.join(name).with_extension("json"), text).unwrap();
     }
 
-    /// Returns the records of this figure that have all these labels.
+    /// Returns the records for this figure that have all these labels.
     pub fn all(&self, figure: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Record> {
         let has = move |record: &&Record| {
             let is = |(label, value): &(&str, &str)| {
@@ -97,13 +97,13 @@ impl Record {
         self.quantile(0.5)
     }
 
-    /// Returns the ratio for each round. Both sides of a round ran at nearly the same time.
+    /// Returns the ratio for each round. The two measurements in a round ran at nearly the same time.
     pub fn over(&self, other: &Self) -> Self {
         let ratios = self.values.iter().zip(&other.values).map(|(one, other)| one / other);
         Self { values: ratios.collect(), ..self.clone() }
     }
 
-    /// Returns the value below which this part of the rounds is.
+    /// Returns the value below which this share of the rounds lies.
     pub fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.values.clone();
         sorted.sort_by(f64::total_cmp);
@@ -114,19 +114,19 @@ impl Record {
     }
 }
 
-/// Returns the version of a server; empty if the program is missing.
+/// Returns the version of a server, which is empty if the program is missing.
 pub fn server_version(program: &str) -> String {
     let text = run(program, &["--version"]);
     let version = text.split(' ').find_map(|word| word.strip_prefix("v="));
     version.unwrap_or_default().to_owned()
 }
 
-/// Starts a Valkey server, if its program is found.
+/// Starts a Valkey server if the program is found.
 pub fn valkey() -> Option<ValkeyServer> {
     (!server_version(&ValkeyServer::program()).is_empty()).then(ValkeyServer::start)
 }
 
-/// Runs a program and returns its output; empty if it is missing.
+/// Runs a program and returns its output, which is empty if the program is missing.
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = std::process::Command::new(program).args(arguments).output();
     output.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default()
@@ -151,14 +151,14 @@ fn about() -> BTreeMap<String, String> {
         found.map(|version| version.trim_matches('"').to_owned()).collect::<Vec<_>>().join(", ")
     };
     let mut about = labels([
-        // All cores count, even if this process was pinned to one.
+        // Counts all cores, even if this process was pinned to one.
         (
             "cores",
             processors.lines().filter(|line| line.starts_with("processor")).count().to_string(),
         ),
         ("cpu", cpu.trim_start_matches(['\t', ' ', ':']).to_owned()),
         ("date", date()),
-        // The script sets the time of its run, so that results of two runs cannot be mixed.
+        // The script sets the time of its run, so that results from two runs cannot be mixed.
         ("run", std::env::var("PEERS_RUN").unwrap_or_default()),
         ("rustc", run("rustc", &["--version"])),
         ("redis-server", server_version(&redis_program())),

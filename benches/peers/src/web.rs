@@ -16,11 +16,12 @@ use crate::servers::RedisServer;
 /// The number of concurrent browsers.
 const BROWSERS: usize = 32;
 
-/// The number of browsers that increment one session concurrently, and the increments of each: 200 in all.
+/// The number of browsers that increment one session concurrently, and the number of increments by each: 200
+/// in total.
 const CROWD: usize = 40;
 const INCREMENTS: usize = 5;
 
-/// The share of the hand-written application's throughput at which latency is measured.
+/// The rate at which latency is measured, as a share of the hand-written application's throughput.
 const FIXED_RATE: f64 = 0.3;
 
 /// The number of rounds, and the duration of each.
@@ -30,11 +31,11 @@ pub struct Effort {
     pub duration: Duration,
 }
 
-/// The environment of an application.
+/// The environment in which an application runs.
 #[derive(Clone, Copy)]
 pub struct Setup<'a> {
     pub redis: &'a str,
-    /// A library with another allocator.
+    /// The library of a different allocator.
     pub allocator: Option<&'a Path>,
     pub workers: usize,
 }
@@ -43,12 +44,12 @@ pub struct App {
     name: &'static str,
     port: u16,
     process: Child,
-    /// The application ends when this is closed.
+    /// The application exits when this pipe closes.
     _stdin: ChildStdin,
 }
 
 impl App {
-    /// Starts an application. With one worker, it is pinned to the first core, if there are two.
+    /// Starts an application. With one worker, the application is pinned to the first core, if there are two.
     pub fn start(name: &'static str, setup: Setup) -> Self {
         let own = std::env::current_exe().unwrap();
         let cores = if setup.workers == 1 { "0" } else { "0,1" };
@@ -91,7 +92,7 @@ impl Drop for App {
     }
 }
 
-/// Returns a command that runs its arguments on these cores, if `taskset` works.
+/// Returns a command that runs its arguments on these cores, or `None` if `taskset` does not work.
 fn pin(cores: &str) -> Option<Command> {
     let mut command = Command::new("taskset");
     command.args(["-c", cores]);
@@ -108,7 +109,7 @@ pub fn move_to(core: &str, process: u32) {
     }
 }
 
-/// Returns the runtime of the load generator, on another core than the application.
+/// Returns the runtime for the load generator, on a different core from the application's.
 pub fn runtime() -> Runtime {
     move_to("1", std::process::id());
     Builder::new_current_thread().enable_all().build().unwrap()
@@ -149,7 +150,7 @@ pub fn run(effort: Effort) -> Results {
     results
 }
 
-/// Returns all applications in turn, beginning with another one in each round.
+/// Returns all applications in turn, starting with a different one in each round.
 pub fn turn<T>(apps: &[T], number: usize) -> impl Iterator<Item = &T> {
     let first = number % apps.len();
     apps[first..].iter().chain(&apps[..first])
@@ -191,8 +192,8 @@ async fn latency(app: &App, workload: Workload, duration: Duration, results: &mu
     push("p99.9", "us", round.quantile(0.999));
 }
 
-/// Counts the commands and the round trips to Redis for each request, with a single browser that sends one request
-/// after the other.
+/// Counts the commands and round trips to Redis per request, with a single browser that sends one request
+/// after another.
 async fn traffic(app: &App, redis: &RedisServer, results: &mut Results) {
     const REQUESTS: usize = 50;
     let mut browser = Browser::open(app.port).await.unwrap();
@@ -211,7 +212,8 @@ async fn traffic(app: &App, redis: &RedisServer, results: &mut Results) {
         };
         // Redis also counts the commands that a script runs.
         let inside = 2 * redis.calls("evalsha");
-        // Redis also counts the commands of this function: the reset, and the reads on this connection.
+        // Redis also counts the commands that this function itself sends: the reset, and the reads on this
+        // connection.
         let commands = number("total_commands_processed:") - inside as f64 - 1.0;
         let reads = number("total_reads_processed:") - 2.0;
         let per_request = |count: f64| (count / REQUESTS as f64 * 10.0).round().max(0.0) / 10.0;
@@ -220,7 +222,7 @@ async fn traffic(app: &App, redis: &RedisServer, results: &mut Results) {
     }
 }
 
-/// Increments one session concurrently, and counts the increments that are missing afterwards.
+/// Increments one session concurrently, and counts the increments that are then missing.
 async fn lost_updates(app: &App, results: &mut Results) {
     let mut first = Browser::open(app.port).await.unwrap();
     first.post("/sign-in").await;

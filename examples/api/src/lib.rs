@@ -1,7 +1,7 @@
-//! A JSON API with a WebSocket: everything that does not depend on the framework.
+//! A JSON API with a WebSocket: everything in it that does not depend on the framework.
 //!
-//! A page of the same site uses it as follows. The server closes the WebSocket after a sign-out, even if the user
-//! signed out in another tab or revoked the session on another device:
+//! A page on the same site uses it as follows. The server closes the WebSocket after a sign-out, even if the
+//! user signed out in another tab or revoked the session on another device:
 //!
 //! ```js
 //! function live() {
@@ -40,17 +40,17 @@ pub const EXPORT: Key<Export> = Key::new("export");
 /// Returns the settings of the API's sessions, for any store.
 pub fn builder(store: impl Store) -> Builder {
     Sessions::builder(store)
-        // For http://localhost only; the default cookie needs https. With its own name, the cookie does not
-        // conflict with those of other applications on this machine.
+        // For http://localhost only; the default cookie needs https. The cookie has its own name, so that it
+        // does not conflict with those of other applications on this machine.
         .cookie(Cookie::new("api").insecure())
         .on_error(|response, error, _| response.json(json(&Problem::from(error))))
 }
 
-/// Returns the sessions of this process. `SESSION_URL` is the address of the store; the default is `memory:`.
+/// Returns the sessions of this process. `SESSION_URL` is the URL of the store; the default is `memory:`.
 ///
 /// # Errors
 ///
-/// Returns an error if the address is not valid.
+/// Returns an error if the URL is not valid.
 pub fn sessions() -> Result<Sessions, Box<dyn Error>> {
     let url = env::var("SESSION_URL").unwrap_or_else(|_| "memory:".to_owned());
     Ok(builder(unsticky::connect(&url)?).build()?)
@@ -66,8 +66,8 @@ pub fn address() -> Result<(&'static str, u16), Box<dyn Error>> {
     Ok(("127.0.0.1", port.map_err(|_| "PORT is not a port number")?))
 }
 
-/// Returns how often an open WebSocket checks its session: every `CHECK_SECONDS` seconds, or every 20. The
-/// WebSocket closes at the first check after a sign-out.
+/// Returns the interval at which an open WebSocket checks its session: `CHECK_SECONDS` seconds, or 20 by
+/// default. The WebSocket closes at the first check after a sign-out.
 ///
 /// # Errors
 ///
@@ -115,7 +115,7 @@ impl From<&unsticky::Error> for Problem {
 #[derive(Deserialize)]
 pub struct SignIn {
     name: Text,
-    /// The label of the session in the list of sessions.
+    /// The label of the new session in the list of sessions.
     device: Option<Text>,
 }
 
@@ -125,7 +125,7 @@ pub struct Notes {
     text: Text,
 }
 
-/// A text of 1 to 1000 bytes. Any other length is a bad request.
+/// A text that is 1 to 1000 bytes long. Any other length is a bad request.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 struct Text(String);
@@ -141,7 +141,7 @@ impl TryFrom<String> for Text {
     }
 }
 
-/// The response to `GET /me`, and the messages of the WebSocket.
+/// The response to `GET /me`, and each message from the WebSocket.
 #[derive(Debug, Serialize)]
 pub struct Me {
     principal: Arc<str>,
@@ -171,7 +171,7 @@ pub enum Export {
     /// The user has not requested an export.
     #[default]
     None,
-    /// A job is running.
+    /// A job is exporting the data.
     Running,
     /// The export is complete.
     Done {
@@ -187,10 +187,10 @@ pub enum Export {
 /// Returns an error if the session cannot be signed in.
 pub async fn sign_in(session: &Session, form: SignIn) -> Result<()> {
     let SignIn { name: Text(name), device } = form;
-    // This call comes before the password is verified. If all sessions are revoked in between, for example
-    // because the password was changed, the sign-in fails.
+    // This call comes before the password check. If all sessions are revoked in between, for example because
+    // the password was changed, the sign-in fails.
     let mut sign_in = session.sessions().of(name).begin_sign_in().await?;
-    // Here an application verifies the password.
+    // A real application verifies the password here.
     if let Some(Text(device)) = device {
         sign_in = sign_in.label(device);
     }
@@ -228,7 +228,7 @@ pub fn put_notes(user: &SignedIn, Notes { text: Text(text) }: Notes) -> Result<(
 /// Returns an error if the session cannot be written.
 pub async fn start_export(SignedIn { session, principal, .. }: SignedIn) -> Result<()> {
     session.insert(EXPORT, &Export::Running)?;
-    // The state is stored before the job starts, because the job may finish before the response is sent.
+    // Stores the state before the job starts, because the job may finish before the response is sent.
     session.save().await?;
     if let Some(id) = session.id() {
         let sessions = session.sessions().clone();
@@ -242,7 +242,7 @@ pub async fn start_export(SignedIn { session, principal, .. }: SignedIn) -> Resu
     Ok(())
 }
 
-/// Runs the export job. The job opens the session by principal and id, because the handle of the request would
+/// Runs the export job. The job opens the session by principal and id, because the request's handle would
 /// stop working after the next sign-in. Returns `false` if the session has ended in the meantime.
 ///
 /// # Errors
@@ -250,7 +250,7 @@ pub async fn start_export(SignedIn { session, principal, .. }: SignedIn) -> Resu
 /// Returns an error if the store is unavailable, or if the session ends between opening and writing it.
 pub async fn export(sessions: &Sessions, principal: &str, id: SessionId) -> Result<bool> {
     let Some(mut session) = sessions.of(principal).open(id).await? else { return Ok(false) };
-    // Here an application does the slow work.
+    // A real application does the slow work here.
     let text = format!("{principal} noted: {}", session.get(NOTES)?.unwrap_or_default());
     let done = Export::Done { text };
     session.transact(move |values| values.insert(EXPORT, &done)).await?;
@@ -284,10 +284,11 @@ impl From<Loss> for Close {
 }
 
 impl Live {
-    /// Starts the checks for the user who sent the handshake. Call it before the response is sent.
+    /// Starts the checks for the user who sent the handshake. Call this function before the response is sent.
     #[must_use]
     pub fn new(user: SignedIn, check_every: Duration) -> Self {
-        // A page reconnects without any action of its user, so the handshake must not extend the idle timeout.
+        // A page reconnects without any action by its user, so the handshake must not extend the idle
+        // timeout.
         user.session.mark_passive();
         let mut checks = interval(check_every);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -299,7 +300,7 @@ impl Live {
         self.checks.tick().await;
     }
 
-    /// Checks the session and returns the text to send. Call it at every tick and for every message.
+    /// Checks the session and returns the text to send. Call this method at every tick and for every message.
     ///
     /// Only a message from the client extends the idle timeout. If an open socket extended it, a tab that was
     /// left open would stay signed in.

@@ -1,4 +1,4 @@
-//! Tests the API as its clients see it: each scenario runs with both frameworks, over real sockets.
+//! Tests the API from its clients' point of view. Each scenario runs with both frameworks, over real sockets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
@@ -25,9 +25,9 @@ mod api_actix;
 mod api_axum;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// The interval for scenarios that wait for a check.
+/// The check interval in scenarios that wait for a check.
 const OFTEN: Duration = Duration::from_millis(5);
-/// The interval for scenarios in which only messages cause a check.
+/// The check interval in scenarios in which only messages cause a check.
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// Defines a test for each scenario in both frameworks.
@@ -87,7 +87,7 @@ scenarios! {
     long_message_is_not_answered: NEVER,
 }
 
-/// Limits the duration of a scenario, because a socket that does not close would block it for ever.
+/// Limits the duration of a scenario, because a socket that does not close would block it forever.
 async fn in_time(scenario: impl Future<Output = ()>) {
     tokio::time::timeout(MINUTE / 4, scenario).await.expect("the scenario took too long");
 }
@@ -111,7 +111,7 @@ impl Stand {
         (Self { address, sessions, store, clock, http: reqwest::Client::new() }, listener)
     }
 
-    /// Signs Alice in on another device and returns the cookie.
+    /// Signs Alice in on another device, and returns the cookie.
     async fn alice(&self) -> String {
         testing::signed_in(&self.sessions, "alice", |_| Ok(())).await.unwrap()
     }
@@ -174,7 +174,7 @@ impl Stand {
         format!("http://{}", self.address)
     }
 
-    /// Opens a socket with this cookie, and reads its first message.
+    /// Opens a socket with this cookie, which must be valid, and reads the first message.
     async fn live(&self, cookie: &str) -> Socket {
         let mut socket = self.connect(cookie, &self.origin()).await.unwrap();
         assert_eq!(socket.next_json().await["principal"], "alice");
@@ -186,12 +186,12 @@ impl Stand {
 struct Answer {
     status: u16,
     body: Value,
-    /// The cookie that the response sets, in the form in which a browser sends it back.
+    /// The cookie that the response sets, as a browser sends it back.
     cookie: Option<String>,
 }
 
 impl Answer {
-    /// Returns the status and the name of the error.
+    /// Returns the status and the error's name.
     fn error(&self) -> (u16, &str) {
         assert!(self.body["message"].is_string(), "{self:?}");
         (self.status, self.body["error"].as_str().unwrap())
@@ -404,7 +404,7 @@ async fn socket_closes_after_revocation(stand: Stand) {
 }
 
 async fn socket_closes_after_new_sign_in(stand: Stand) {
-    // If another user signs in, the browser gets a new session.
+    // A sign-in by another user ends the session, and the browser gets a new one.
     for (name, code) in [("alice", 4001), ("bob", 4003)] {
         let cookie = stand.alice().await;
         let mut socket = stand.live(&cookie).await;
@@ -424,7 +424,7 @@ async fn unused_socket_closes_after_idle_timeout(stand: Stand) {
     let mut socket = stand.live(&cookie).await;
     stand.clock.advance(10 * MINUTE);
     for _ in 0..2 {
-        // The second check starts only after the first one has ended.
+        // The second check starts only after the first has finished.
         let check = stand.store.hold(Verb::Load);
         check.reached().await;
         check.release();

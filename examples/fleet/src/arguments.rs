@@ -6,14 +6,15 @@ use std::time::Duration;
 use crate::balancer::Framework;
 use crate::topology::Topology;
 
-/// The help text. It is a separate file, so that `scripts/fleet --help` can print it without a build.
+/// The help text. The text is in a separate file, so that `scripts/fleet --help` can print it without a
+/// build.
 pub(crate) const HELP: &str = include_str!("../help.txt");
 
 #[derive(Debug)]
 pub(crate) enum Command {
     Help,
     Run(Arguments),
-    /// Runs as one process of the shop. The fleet starts itself with this command.
+    /// Runs as one process of the shop. The fleet starts its own program with this command.
     Serve(Framework),
 }
 

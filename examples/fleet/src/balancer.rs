@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// One process of the shop and its address.
+/// One process of the shop, and its address.
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) process: u32,
     pub(crate) framework: Framework,
     pub(crate) address: SocketAddr,
     requests: AtomicU64,
-    /// Set before the signal is sent, so that a user without an answer knows the reason.
+    /// Set before the signal is sent, so that a user who gets no answer knows why.
     killed: AtomicBool,
 }
 
@@ -55,7 +55,8 @@ impl Instance {
     }
 }
 
-/// The running processes. Like any load balancer, it learns with a delay that a process was killed.
+/// The running processes. Like any load balancer, this one learns only after a delay that a process was
+/// killed.
 #[derive(Debug, Default)]
 pub(crate) struct Balancer(RwLock<Vec<Arc<Instance>>>);
 
@@ -69,13 +70,13 @@ impl Balancer {
         live.retain(|instance| instance.process != process);
     }
 
-    /// Returns a random process; `None` if no process is running.
+    /// Returns a random process, or `None` if no process is running.
     pub(crate) fn pick(&self) -> Option<Arc<Instance>> {
         let live = self.0.read().unwrap_or_else(PoisonError::into_inner);
         fastrand::choice(live.iter()).cloned()
     }
 
-    /// Returns two random processes, which are different if at least two are running.
+    /// Returns two random processes, which differ if at least two are running.
     pub(crate) fn pick_two(&self) -> Option<[Arc<Instance>; 2]> {
         let live = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let two = fastrand::choose_multiple(live.iter(), 2);

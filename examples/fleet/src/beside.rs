@@ -27,7 +27,7 @@ pub(crate) async fn run(
         }
         let output = Command::new("sh")
             .args(["-c", command])
-            // The address may contain a password, and every user of the machine can read arguments.
+            // The URL may contain a password, and every user on the machine can read a process's arguments.
             .env("SESSION_URL", url)
             .stdin(Stdio::null())
             .kill_on_drop(true)

@@ -1,4 +1,4 @@
-//! Disturbs a single server every few seconds, in ways that also happen in production.
+//! Disturbs a single server every few seconds, in ways that also occur in production.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use crate::Result;
 use crate::servers::Server;
 use crate::tally::{Disturbance, Tally};
 
-/// Pauses the server every two or three seconds. If it keeps its data, the server is sometimes killed and
-/// restarted instead, or killed while it is paused. In every case, it soon runs again.
+/// Pauses the server every two or three seconds. A server that keeps its data is sometimes killed and
+/// restarted instead, or killed while it is paused. In every case, the server soon runs again.
 pub(crate) async fn disturb(
     server: &mut Server,
     until: Instant,

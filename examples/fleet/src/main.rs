@@ -1,5 +1,5 @@
-//! Tests a shop of several processes under the load of simulated users, while the processes are killed one
-//! after the other. The users must not lose anything.
+//! Tests a shop that runs in several processes, under the load of simulated users, while the processes are
+//! killed one after the other. The users must not lose anything.
 //!
 //! ```sh
 //! scripts/fleet --help
@@ -7,9 +7,9 @@
 //!
 //! The processes share only a store. Every request goes to a random process, without affinity, and SIGKILL
 //! gives a process no chance to shut down. The users know which of their requests were answered, and compare
-//! what they see with these answers. With `--chaos` the store is paused too, and killed if it keeps its data.
-//! The users then accept outages, but no losses. A private Redis Cluster and a private Redis Sentinel set are
-//! always disturbed.
+//! what they see with these answers. With `--chaos`, the store is also paused, and killed if it keeps its
+//! data. The users then accept outages, but no losses. A private Redis Cluster and a private set of Redis
+//! Sentinels are always disturbed.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints its results")]
 #![allow(clippy::duplicate_mod, reason = "both shops include the modules that they share")]
@@ -50,7 +50,7 @@ use topology::{Group, Topology};
 use user::{Network, User};
 use verdict::{Outcome, Verdict};
 
-/// How long users may continue after the end to get their last answers.
+/// How long users may continue after the end of the test to get their last answers.
 const GRACE: Duration = Duration::from_secs(15);
 
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
@@ -86,8 +86,8 @@ fn run(arguments: &Arguments) -> ExitCode {
     let mut outcomes = Vec::new();
     let mut interrupted = false;
     match tokio::runtime::Runtime::new() {
-        // If an error or a signal ends this future, the processes and servers in it are dropped, and
-        // dropping them ends them.
+        // If an error or a signal ends this future, the processes and servers in it are dropped, which ends
+        // them.
         Ok(runtime) => runtime.block_on(async {
             tokio::select! {
                 () = on_every_store(arguments, &stores, &mut outcomes) => {}
@@ -107,7 +107,7 @@ fn run(arguments: &Arguments) -> ExitCode {
     ExitCode::from(if interrupted { 130 } else { verdict.exit_status() })
 }
 
-/// Prints only panics of the main thread. Panics of tasks become errors, which the verdict reports.
+/// Prints only panics on the main thread. A panic in a task becomes an error, which the verdict reports.
 fn leave_panics_of_tasks_to_verdict() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -151,7 +151,7 @@ async fn on_every_store(
     }
 }
 
-/// Joins the lines of an error, because the verdict must be one line.
+/// Joins the lines of an error message, because the verdict must be one line.
 fn one_line(error: &dyn Error) -> String {
     error.to_string().replace('\n', " ")
 }
@@ -224,7 +224,7 @@ async fn on_store(
         users.spawn(user.shop());
     }
     let ran: Result<()> = tokio::select! {
-        // The users stop when the time is up.
+        // The users stop by themselves when the time is up.
         ended = async {
             while let Some(user) = users.join_next().await {
                 user?;
@@ -282,7 +282,7 @@ async fn interruption() {
         }
     }
     if tokio::signal::ctrl_c().await.is_err() {
-        // No handler could be installed, so the signal ends the process directly.
+        // No handler could be installed, so the signal ends the process immediately.
         std::future::pending::<()>().await;
     }
 }

@@ -19,7 +19,7 @@ use crate::tally::Tally;
 /// How long a process may take to start.
 const START: Duration = Duration::from_secs(20);
 
-/// Checks that the store can be reached, by loading a session that does not exist.
+/// Checks that the store is reachable, by loading a session that does not exist.
 pub(crate) async fn reach(url: &str) -> Result<()> {
     let cookie = Cookie::new("shop").insecure();
     let presented = format!("{}={}", cookie.name(), "A".repeat(43));
@@ -79,10 +79,10 @@ impl Fleet {
         }
     }
 
-    /// Ends all processes, and returns them with the number of their requests.
+    /// Ends all processes. Returns them, each with the number of its requests.
     pub(crate) async fn stop(mut self) -> Result<Vec<Arc<Instance>>> {
         for mut process in self.processes {
-            // The last process that was killed may not have been replaced.
+            // The process that was killed last may not have been replaced.
             if process.child.id().is_some() {
                 process.child.kill().await?;
             }
@@ -94,7 +94,7 @@ impl Fleet {
 
 #[derive(Debug)]
 struct Process {
-    /// Its standard input closes when this process ends in any way, and then the child ends too.
+    /// The child's standard input closes when this process ends in any way, and then the child ends too.
     child: Child,
     instance: Arc<Instance>,
 }
@@ -103,7 +103,7 @@ impl Process {
     async fn start(url: &str, framework: Framework) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["serve", framework.name()])
-            // The address may contain a password, and every user of the machine can read arguments.
+            // The URL may contain a password, and every user on the machine can read a process's arguments.
             .env("SESSION_URL", url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -20,7 +20,7 @@ use crate::verdict::{Figures, Outcome};
 pub(crate) async fn live(started: Instant, tally: &Tally, trouble: Option<Trouble>) -> Infallible {
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    // The first tick is at once.
+    // The first tick comes immediately.
     seconds.tick().await;
     loop {
         seconds.tick().await;
@@ -46,10 +46,10 @@ pub(crate) async fn live(started: Instant, tally: &Tally, trouble: Option<Troubl
     }
 }
 
-/// Returns an address without user, password and parameters, so that it can be printed.
+/// Returns a URL without user, password and parameters, so that it can be printed.
 pub(crate) fn without_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
-    // The order matters: a password that is not percent-encoded may contain any of these characters.
+    // The order matters: a password that is not percent-encoded can contain any of these characters.
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let host = rest.split(['?', '#']).next().unwrap_or_default();
     if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
@@ -75,7 +75,7 @@ impl Trouble {
         }
     }
 
-    /// Returns the disturbances that are possible.
+    /// Returns the disturbances that can occur.
     const fn disturbances(self) -> &'static [Disturbance] {
         match self {
             Self::Server(_) => &[Disturbance::Pause, Disturbance::Restart],
@@ -83,7 +83,7 @@ impl Trouble {
         }
     }
 
-    /// Returns the reason if this disturbance never happens.
+    /// Returns the reason why this disturbance never occurs, or an empty text if it can occur.
     const fn note(self, disturbance: Disturbance) -> &'static str {
         match (self, disturbance) {
             (Self::Server(program), Disturbance::Restart) if !program.can_keep_data() => {
@@ -180,7 +180,7 @@ impl Report {
         )
     }
 
-    /// Returns the number of losses, and the number of users or items that could have been lost if it is counted.
+    /// Returns the number of losses and, where it is counted, how many were possible.
     fn loss(&self, loss: Loss) -> String {
         let counts = &self.counts;
         let count = counts.of(loss);
@@ -403,7 +403,7 @@ mod tests {
             ("rediss://app:s3cret@host?ca=/etc/ca.pem", "rediss://host"),
             ("redis+cluster://app:s3cret@a:7000,b:7001", "redis+cluster://a:7000,b:7001"),
             ("redis+sentinel://:s3cret@s1,s2/mymaster/1", "redis+sentinel://s1,s2/mymaster/1"),
-            // Addresses with a mistake. The error about them shows this text.
+            // URLs with a mistake. The error message about such a URL contains this text.
             ("redis://:s3c?ret@host", "redis://host"),
             ("redis://:s3c#r@et@host", "redis://host"),
             ("app:s3cret@host", "host"),

@@ -1,5 +1,5 @@
-//! Private store servers. Each listens on a free port of this machine, keeps nothing on disk unless it will be
-//! restarted, and ends when the value that started it is dropped.
+//! Private store servers. Each server listens on a free port on this machine and keeps nothing on disk unless
+//! it will be restarted. It ends when the value that started it is dropped.
 
 use std::fs;
 use std::io;
@@ -31,7 +31,7 @@ impl Program {
         }
     }
 
-    /// Returns the name for sentences.
+    /// Returns the name as it is used in sentences.
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Redis => "Redis",
@@ -39,7 +39,7 @@ impl Program {
         }
     }
 
-    /// Returns whether the server can keep its data over a restart.
+    /// Returns whether the server can keep its data across a restart.
     pub(crate) const fn can_keep_data(self) -> bool {
         matches!(self, Self::Redis)
     }
@@ -58,7 +58,7 @@ impl Program {
             Self::Redis => {
                 command.args(["--bind", "127.0.0.1", "--port", &port, "--save", ""]);
                 match kept_in {
-                    // Every confirmed write is on disk. The file is never rewritten, because the child
+                    // Every acknowledged write is on disk. The file is never rewritten, because the child
                     // process that rewrites it would outlive a killed server.
                     Some(directory) => command
                         .args(["--appendonly", "yes", "--appendfsync", "always"])
@@ -67,7 +67,7 @@ impl Program {
                     None => command.args(["--appendonly", "no"]),
                 }
             }
-            // The option `-u` has an effect only for root, and memcached does not run as root without it.
+            // The `-u` option has an effect only for root; without it, memcached refuses to run as root.
             Self::Memcached => command
                 .args(["-l", "127.0.0.1", "-p", &port])
                 .args(["-U", "0", "-m", "256", "-u", "nobody"]),
@@ -88,11 +88,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts the server; `None` if the program is not installed. With `keeps_data`, the server keeps its data
-    /// over a restart, if the program can.
+    /// Starts the server; returns `None` if the program is not installed. With `keeps_data`, the server keeps
+    /// its data across a restart, if the program can do that.
     pub(crate) async fn start(program: Program, keeps_data: bool) -> Result<Option<Self>> {
         let name = program.name();
-        // Another program may take the free port before the server binds it.
+        // Another program may take the free port before the server binds to it.
         for _ in 0..5 {
             let kept_in =
                 (keeps_data && program.can_keep_data()).then(Directory::new).transpose()?;
@@ -116,7 +116,7 @@ impl Server {
         &self.url
     }
 
-    /// Returns whether it can be restarted without losing data.
+    /// Returns whether the server can be restarted without losing data.
     pub(crate) fn keeps_data(&self) -> bool {
         self.kept_in.is_some()
     }
@@ -126,7 +126,7 @@ impl Server {
         self.signal("STOP").await
     }
 
-    /// Sends SIGCONT. The server then processes everything that it received while it was paused.
+    /// Sends SIGCONT. The server then processes everything that was sent to it while it was paused.
     pub(crate) async fn resume(&mut self) -> Result<()> {
         self.signal("CONT").await
     }
@@ -148,14 +148,15 @@ impl Server {
             if self.answers().await? {
                 return Ok(());
             }
-            // Another program may use the port for a moment, because outgoing connections get such ports too.
+            // Another program may use the port for a moment, because outgoing connections are also given such
+            // ports.
         }
         Err(format!("{} did not start again", self.program.name()).into())
     }
 
     async fn signal(&mut self, signal: &str) -> Result<()> {
         self.must_run()?;
-        // The process was not waited for yet, so the system has not reused its id.
+        // The process has not been waited for, so the system has not reused its id.
         let kill = format!("kill -{signal} {}", self.child.id());
         let status = tokio::process::Command::new("sh").args(["-c", &kill]).status().await?;
         if status.success() { Ok(()) } else { Err(format!("{kill}: {status}").into()) }
@@ -176,7 +177,7 @@ impl Server {
             let is_there = TcpStream::connect(("127.0.0.1", self.port)).is_ok();
             sleep(Duration::from_millis(50)).await;
             if is_there {
-                // If another program had the port, our server would have ended by now.
+                // If another program had taken the port, our server would have ended by now.
                 return Ok(self.child.try_wait()?.is_none());
             }
         }
@@ -186,13 +187,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // SIGKILL also ends a paused server. An error means that it has ended already.
+        // SIGKILL also ends a paused server. An error means that the server has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A private directory, which is removed with its content when the value is dropped.
+/// A private directory, which is removed with its contents when the value is dropped.
 #[derive(Debug)]
 struct Directory(PathBuf);
 
@@ -201,7 +202,7 @@ impl Directory {
         let name = format!("unsticky-fleet-{}-{:016x}", std::process::id(), fastrand::u64(..));
         let path = std::env::temp_dir().join(name);
         let mut builder = fs::DirBuilder::new();
-        // Other users of the machine must not read the sessions.
+        // Other users on the machine must not be able to read the sessions.
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&path)?;
@@ -215,7 +216,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // If the directory cannot be removed, it stays in the temporary directory of the system.
+        // If the directory cannot be removed, it stays in the system's temporary directory.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Servers that the tests of the library start too.
+//! Servers that the library's tests also start.
 
 #[path = "../../../tests/support/servers.rs"]
 pub(crate) mod servers;

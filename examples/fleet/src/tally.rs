@@ -1,11 +1,11 @@
-//! The counters of a test.
+//! The counts of a test.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::AddAssign;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How many descriptions of losses are kept, which is enough to see a pattern.
+/// The number of losses whose descriptions are kept, which is enough to see a pattern.
 const MAX_STORIES: usize = 10;
 
 #[derive(Debug, Default)]
@@ -15,38 +15,40 @@ pub(crate) struct Tally(Mutex<Counts>);
 pub(crate) struct Counts {
     pub(crate) requests: u64,
     pub(crate) kills: u64,
-    /// How often the command of `--beside` ran, and how often it failed.
+    /// How often the `--beside` command ran, and how often it failed.
     pub(crate) beside: (u64, u64),
     pub(crate) disturbances: Disturbances,
     /// The longest time between a disturbance of the store and its next answer.
     pub(crate) longest_store_outage: Duration,
-    /// The longest time between a failed request of a user and the next successful one.
+    /// The longest time between a user's failed request and the user's next successful one.
     pub(crate) longest_outage: Duration,
     pub(crate) scenarios: u64,
     pub(crate) sign_ins: u64,
     pub(crate) sign_outs: u64,
-    /// Items that were confirmed by the response to the request, or seen in the cart.
+    /// Items that were confirmed by the response to the request, or that were seen in the cart.
     pub(crate) items: u64,
-    /// Items that repeated sign-ins could not take over from the visitor's cart. They are not among `items`.
+    /// Items in a visitor's cart that a repeated sign-in could not take over. They are not counted in
+    /// `items`.
     pub(crate) items_left_behind: u64,
-    /// The numbers of the users who signed in at least once, and of those who were signed out.
+    /// The users who signed in at least once, and those who were signed out, by number.
     pub(crate) signed_in: HashSet<usize>,
     pub(crate) signed_out: HashSet<usize>,
     pub(crate) losses: [u64; Loss::ALL.len()],
     pub(crate) stories: Vec<String>,
-    /// Requests without an answer because their process was killed.
+    /// Requests that got no answer because their process was killed.
     pub(crate) cut_off: u64,
-    /// 503 responses, by their message.
+    /// The number of 503 responses, by their message.
     pub(crate) later: BTreeMap<String, u64>,
-    /// Sign-ins that had to be repeated, after which the user may have another session.
+    /// Sign-ins that had to be sent again, after which the user may have a different session.
     pub(crate) sign_ins_repeated: u64,
-    /// Unexpected responses, by their status, and requests that got no response although no process was killed.
+    /// Unexpected responses, by their status, and requests that got no response although no process was
+    /// killed.
     pub(crate) errors: BTreeMap<String, u64>,
     /// In microseconds.
     pub(crate) latencies: Vec<u32>,
 }
 
-/// A kind of disturbance of the store.
+/// A kind of disturbance to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disturbance {
     Pause,
@@ -90,7 +92,7 @@ impl Disturbance {
     }
 }
 
-/// How often each disturbance happened.
+/// How often each disturbance occurred.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disturbances(pub(crate) [u64; Disturbance::ALL.len()]);
 
@@ -112,7 +114,7 @@ impl AddAssign<&Self> for Disturbances {
     }
 }
 
-/// A kind of loss. No loss may occur.
+/// A kind of loss. None may occur.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loss {
     SignedOut,

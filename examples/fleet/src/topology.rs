@@ -1,5 +1,5 @@
-//! Several Redis servers that form one store: a cluster, or a master with replicas and Sentinels. The library's
-//! tests use the same servers. They are disturbed during the whole test.
+//! Several Redis servers that form one store: a cluster, or a master with replicas and Sentinels. The
+//! library's tests use the same servers. They are disturbed throughout the test.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -18,10 +18,10 @@ use crate::support::topologies::{
 };
 use crate::tally::{Disturbance, Tally};
 
-/// How many slots are moved at a time. Each of them holds a session.
+/// The number of slots that are moved at a time. Each of them holds a session.
 const SLOTS_MOVED: usize = 40;
 
-/// How long clients have to leave a master that a replica has replaced.
+/// How long clients have to leave a master that has been replaced by a replica.
 const TIME_TO_LEAVE: Duration = Duration::from_secs(1);
 
 /// How long the servers may take until they agree again.
@@ -36,7 +36,7 @@ pub(crate) enum Topology {
 impl Topology {
     pub(crate) const ALL: [Self; 2] = [Self::Cluster, Self::Sentinel];
 
-    /// Returns the value of `--store` that selects private servers.
+    /// Returns the value of `--store` that selects these private servers.
     pub(crate) const fn address(self) -> &'static str {
         match self {
             Self::Cluster => "redis+cluster://auto",
@@ -44,7 +44,7 @@ impl Topology {
         }
     }
 
-    /// Returns the name for sentences.
+    /// Returns the name as it is used in sentences.
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Cluster => "Redis Cluster",
@@ -86,7 +86,7 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    /// Starts the servers; `None` if `redis-server` is not installed.
+    /// Starts the servers; returns `None` if `redis-server` is not installed.
     pub(crate) async fn start(topology: Topology) -> Result<Option<Self>> {
         let version = Command::new(redis_program())
             .arg("--version")
@@ -117,7 +117,8 @@ impl Group {
         }
     }
 
-    /// Causes one disturbance after the other. Each begins as soon as the servers have recovered from the last.
+    /// Causes one disturbance after another. Each begins as soon as the servers have recovered from the one
+    /// before.
     pub(crate) async fn disturb(&self, until: Instant, tally: &Tally) -> Result<Infallible> {
         let mut masters = self.masters().await?;
         let mut kinds = self.topology().disturbances().to_vec();
@@ -154,8 +155,8 @@ impl Group {
         }
     }
 
-    /// Waits until the servers agree. Fails if they replaced a master that was not disturbed: its writes that were
-    /// not replicated yet would be lost, and no client can prevent that.
+    /// Waits until the servers agree. Fails if they replaced a master that was not disturbed: writes to it
+    /// that were not yet replicated would be lost, and no client can prevent that.
     async fn settle(&self, masters: &[usize]) -> Result<()> {
         match self {
             Self::Cluster(cluster) => {
@@ -217,7 +218,7 @@ async fn disturb_cluster(
                 .await?;
             tally.store_was_away(since.elapsed());
             masters[shard] = replica;
-            // The killed master restarts empty, so it must not restart before its replica is promoted.
+            // The killed master restarts empty, so it must not restart before its replica has been promoted.
             sleep(milliseconds(0..1000)).await;
             cluster.with(move |cluster| cluster.restart(master)).await?;
         }
@@ -226,7 +227,7 @@ async fn disturb_cluster(
     Ok(())
 }
 
-/// Moves slots that hold sessions, and returns how many.
+/// Moves slots that hold sessions. Returns the number of slots that were moved.
 fn move_slots(cluster: &RedisCluster, from: usize, to: usize) -> usize {
     let mut slots: Vec<_> = cluster.keys_of(from).iter().map(|key| slot_of(key)).collect();
     slots.sort_unstable();
@@ -240,7 +241,8 @@ fn move_slots(cluster: &RedisCluster, from: usize, to: usize) -> usize {
 
 fn start_sentinels() -> SentinelSet {
     let set = SentinelSet::start();
-    // The Sentinels then agree within two seconds instead of twenty, so there are more disturbances.
+    // With these settings, the Sentinels agree within two seconds instead of twenty, so there are more
+    // disturbances.
     set.hasten();
     set
 }
@@ -266,15 +268,15 @@ async fn disturb_sentinel(
             let old = set
                 .with(|set| {
                     let old = hold_writes_of_master(set);
-                    // Reads from the old master would be out of date as soon as a client writes to the
-                    // new one.
+                    // Reads from the old master would be out of date as soon as a client writes to the new
+                    // one.
                     set.servers()[old].pause();
                     old
                 })
                 .await?;
             masters[0] = set.with(|set| set.fail_over()).await?;
             tally.store_was_away(since.elapsed());
-            // The old master continues as a master for some time, and loses the writes that it accepts.
+            // The old master continues as a master for some time, and the writes that it accepts are lost.
             sleep(TIME_TO_LEAVE).await;
             set.with(move |set| {
                 set.servers()[old].resume();
@@ -292,7 +294,7 @@ async fn disturb_sentinel(
             tally.disturbed(kind, 1);
             masters[0] = set.with(move |set| set.succeeded(master)).await?;
             tally.store_was_away(since.elapsed());
-            // The killed master restarts empty, so it must not restart before its replica is promoted.
+            // The killed master restarts empty, so it must not restart before its replica has been promoted.
             sleep(milliseconds(0..1000)).await;
             set.with(move |set| set.restart(master)).await?;
         }
@@ -317,7 +319,7 @@ async fn disturb_sentinel(
     Ok(())
 }
 
-/// Runs the methods of a value, which may block or panic, outside the threads of the runtime.
+/// Calls the methods of a value, which may block or panic, outside the threads of the runtime.
 pub(crate) struct Aside<S>(Arc<Mutex<S>>);
 
 impl<S: Send + 'static> Aside<S> {
@@ -333,7 +335,7 @@ impl<S: Send + 'static> Aside<S> {
         aside(move || work(&mut shared.lock().unwrap_or_else(PoisonError::into_inner))).await
     }
 
-    /// Repeats the check until it holds; fails with the text `otherwise` after [`AGREEMENT`].
+    /// Repeats the check until it succeeds. Fails with the message `otherwise` after [`AGREEMENT`].
     async fn until(
         &self,
         otherwise: &str,
@@ -350,7 +352,7 @@ impl<S: Send + 'static> Aside<S> {
     }
 }
 
-/// Runs the work on a blocking thread. A panic becomes an error.
+/// Runs the work on a blocking thread. Turns a panic into an error.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let failed = match tokio::task::spawn_blocking(work).await {
         Ok(done) => return Ok(done),

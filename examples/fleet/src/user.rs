@@ -1,17 +1,18 @@
-//! A simulated user: a browser with a cookie jar, and a memory of the responses so far.
+//! A simulated user: a browser with a cookie jar, which remembers the responses so far.
 //!
 //! A user may expect the following:
 //!
-//! - If the request to add an article succeeded, the article is in the cart from then on, once.
-//! - If the request got no response, or an error, the article may be in the cart or not. After a 503, the user
-//!   sends the request again until there is another response. The article may then be in the cart as often as
-//!   it was requested, but not more often.
+//! - If the request to add an article succeeded, the article is in the cart from then on, exactly once.
+//! - If the request got no response, or an error, the article may or may not be in the cart. After a 503, the
+//!   user sends the request again until the response is different. The article may then be in the cart as
+//!   often as it was requested, but not more often.
 //! - If the sign-in succeeded, the user is signed in until they sign out, and the earlier cookie is invalid.
-//! - If the sign-in got no response, or a 503, the cookie in the browser may be invalid. The user signs in again.
-//!   The new session may then lack the items of the earlier one.
-//! - If the sign-out succeeded, the old cookie is invalid in every process. If it got no response, or a 503, the
-//!   user may be signed out or not, and signs out again.
-//! - A page that shows the cart shows the correct cart or a 503, never an empty cart in place of a full one.
+//! - If the sign-in got no response, or a 503, the cookie in the browser may be invalid. The user signs in
+//!   again. The new session may then lack the items from the earlier session.
+//! - If the sign-out succeeded, the old cookie is invalid in every process. If it got no response, or a 503,
+//!   the user may or may not be signed out, and signs out again.
+//! - A page that shows the cart shows the correct cart or a 503, but never an empty cart in place of a full
+//!   one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,7 @@ use crate::balancer::{Balancer, Instance};
 use crate::tally::{Loss, Tally};
 use crate::{GRACE, Result};
 
-/// The connections that all users share. Cookies are not shared.
+/// The connections, which all users share. They do not share cookies.
 #[derive(Debug)]
 pub(crate) struct Network {
     client: Client,
@@ -36,7 +37,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// How many requests run at the same time. The number keeps below the usual limit of open files.
+    /// The number of requests that run at the same time. It stays below the usual limit on open files.
     const REQUESTS: usize = 128;
 
     pub(crate) fn new() -> Result<Self> {
@@ -76,13 +77,13 @@ struct Expected {
     items: HashMap<String, Copies>,
 }
 
-/// How often an article may be in the cart. A request is repeated until there is a response, so an article that
-/// was requested several times may correctly be there several times.
+/// How often an article may be in the cart. A request is sent again until there is a response, so an article
+/// that was requested several times may correctly be in the cart several times.
 #[derive(Debug, Default)]
 struct Copies {
     at_least: usize,
     at_most: usize,
-    /// Whether it was reported as lost. It is reported once, and not checked afterwards.
+    /// Whether the article was reported as lost. It is reported once, and not checked afterwards.
     lost: bool,
 }
 
@@ -114,7 +115,7 @@ enum Sent {
         status: u16,
         body: Vec<u8>,
     },
-    /// A 503: the request is sent again after this time. The change may have been made or not.
+    /// A 503: the request is sent again after this time. The change may or may not have been made.
     Later(Duration),
     Unanswered,
     /// The connection was refused, so the process did not receive the request.
@@ -135,7 +136,7 @@ enum Wrote {
 enum Stop {
     TimeIsUp,
     StartOver,
-    /// There was no successful response before the end, so the expected state is unknown.
+    /// There was no successful response before the end, so the state that the user should see is unknown.
     GiveUp,
 }
 
@@ -155,7 +156,7 @@ impl User {
             until,
             scenario: 0,
             items_made: 0,
-            // Cookies ignore the port, so all processes are one site.
+            // Cookies ignore the port, so all processes are one site to the browser.
             site: Url::parse("http://127.0.0.1/").ok(),
             jar: Jar::default(),
             expected: Expected::default(),
@@ -210,7 +211,7 @@ impl User {
             self.think().await?;
             self.check().await?;
         }
-        // The other users leave without signing out, and their sessions expire.
+        // The rest of the users leave without signing out, and their sessions expire.
         if fastrand::u8(..10) < 7 {
             self.think().await?;
             self.sign_out().await?;
@@ -231,7 +232,7 @@ impl User {
         self.put(&item).await
     }
 
-    /// Requests an article until there is a response other than a 503, or no response.
+    /// Requests an article. Repeats the request as long as the response is a 503.
     async fn put(&mut self, item: &str) -> Result<(), Stop> {
         loop {
             let wrote = self.write("/cart", ("item", item)).await?;
@@ -243,7 +244,7 @@ impl User {
         }
     }
 
-    /// Sends two requests at the same time to two processes. Neither may undo the other.
+    /// Sends two requests to two processes at the same time. Neither may undo the other's change.
     async fn add_two_at_once(&mut self) -> Result<(), Stop> {
         self.think().await?;
         let Some([one, other]) = self.balancer.pick_two() else { return Ok(()) };
@@ -279,7 +280,7 @@ impl User {
             counts.sign_ins += 1;
             counts.signed_in.insert(self.number);
         }
-        // An earlier attempt may have moved the cart to a session whose cookie never arrived.
+        // An earlier attempt may have moved the cart to a session whose cookie never reached the browser.
         let put_before = if is_first { Vec::new() } else { self.expect_no_items() };
         if let Some(before) = before {
             self.check_is_invalid(&before, Loss::AliveAfterSignIn).await?;
@@ -294,7 +295,7 @@ impl User {
         Ok(())
     }
 
-    /// Stops expecting the items of the cart until they are seen there again. Returns those items.
+    /// Stops expecting the items in the cart until they are seen there again. Returns those items.
     fn expect_no_items(&mut self) -> Vec<(String, usize)> {
         let mut put_before = Vec::new();
         for (item, copies) in &mut self.expected.items {
@@ -318,7 +319,7 @@ impl User {
         }
     }
 
-    /// Compares the cart with what is expected.
+    /// Compares the cart with what the user expects.
     async fn check(&mut self) -> Result<(), Stop> {
         let request = Request { path: "/cart.json", form: None, cookie: CookieOf::Jar };
         let cart = self.read_cart(&request).await?;
@@ -351,7 +352,7 @@ impl User {
                      {served_by}"
                 )
             });
-            // An item that was seen must stay. A lost or doubled item is reported once.
+            // An item that has been seen must stay. A lost or doubled item is reported once.
             let lost = lost || seen < at_least;
             let confirmed = if lost { 0 } else { seen.min(at_most) };
             self.tally.counts().items += confirmed.saturating_sub(at_least) as u64;
@@ -364,7 +365,7 @@ impl User {
         Ok(())
     }
 
-    /// Sends an earlier cookie to a random process, and reports a loss if it is still valid.
+    /// Sends an earlier cookie to a random process. Reports a loss if the cookie is still valid.
     async fn check_is_invalid(&self, past: &HeaderValue, loss: Loss) -> Result<(), Stop> {
         let request = Request { path: "/cart.json", form: None, cookie: CookieOf::Past(past) };
         let cart = self.read_cart(&request).await?;
@@ -393,7 +394,7 @@ impl User {
         self.jar.cookies(self.site.as_ref()?)
     }
 
-    /// Waits as long as a user needs to click. Ends the scenario when the time is up.
+    /// Waits as long as a user takes to click. Ends the scenario when the time is up.
     async fn think(&self) -> Result<(), Stop> {
         sleep(Duration::from_millis(fastrand::u64(40..160))).await;
         if Instant::now() < self.until { Ok(()) } else { Err(Stop::TimeIsUp) }
@@ -431,7 +432,7 @@ impl User {
         }
     }
 
-    /// Sends the request to random processes until one may have received it.
+    /// Sends the request to random processes until one of them may have received it.
     async fn write(&self, path: &'static str, field: (&'static str, &str)) -> Result<Wrote, Stop> {
         let request = Request { path, form: Some(field), cookie: CookieOf::Jar };
         loop {
@@ -459,7 +460,7 @@ impl User {
         }
     }
 
-    /// Returns `None` if it is certain that nothing was written.
+    /// Returns what the user knows about the change, or `None` if it is certain that nothing was written.
     fn written(&self, sent: &Sent) -> Option<Wrote> {
         match sent {
             Sent::Answered { status: 303, .. } => Some(Wrote::Yes),
@@ -474,7 +475,7 @@ impl User {
     }
 
     async fn send(&self, process: &Instance, request: &Request<'_>) -> Sent {
-        // The semaphore is never closed. The time spent here does not count as response time.
+        // The semaphore is never closed. The wait for a permit does not count as response time.
         let _permit = self.network.requests.acquire().await;
         let started = Instant::now();
         let sent = self.send_now(process, request, started).await;
@@ -534,8 +535,8 @@ impl User {
         }
     }
 
-    /// Returns when to send the request again: after about a tenth of the time in `Retry-After`, varied at random
-    /// so that the users do not all return at the same time.
+    /// Returns how long to wait before the request is sent again: about a tenth of the time in `Retry-After`,
+    /// with a random variation so that the users do not all return at the same time.
     fn later(&self, headers: &HeaderMap) -> Duration {
         let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         if seconds.is_none() {
@@ -552,7 +553,7 @@ impl User {
     }
 }
 
-/// Returns the time that a user needs to click again.
+/// Returns the time that a user takes to click again.
 fn soon() -> Duration {
     Duration::from_millis(fastrand::u64(20..100))
 }

@@ -1,4 +1,4 @@
-//! The verdict over all stores: one sentence and an exit status.
+//! The verdict on all stores: one sentence and an exit status.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -12,21 +12,21 @@ use crate::tally::{Disturbance, Disturbances};
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Tested(Figures),
-    /// The test was aborted for this reason, after these figures.
+    /// The test was aborted for this reason. These are the figures up to then.
     BrokenOff(Figures, String),
     NotInstalled(Program),
     /// The test could not run, or proved nothing, for this reason.
     NotTested(String),
 }
 
-/// The figures that the verdict is about.
+/// The figures on which the verdict is based.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Figures {
     pub(crate) users: u64,
     pub(crate) users_signed_out: u64,
     pub(crate) items: u64,
     pub(crate) items_lost: u64,
-    /// All other losses.
+    /// Losses of all other kinds.
     pub(crate) other_losses: u64,
     pub(crate) kills: u64,
     pub(crate) disturbances: Disturbances,
@@ -91,7 +91,7 @@ impl Word {
         }
     }
 
-    /// Returns the exit status. The status 2 is for an invalid command line.
+    /// Returns the exit status. Status 2 is reserved for an invalid command line.
     pub(crate) const fn exit_status(self) -> u8 {
         match self {
             Self::Pass => 0,
@@ -109,7 +109,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// Returns the verdict on these stores: the name of each, and the outcome of its test.
+    /// Returns the verdict on these stores, given the name of each and the outcome of its test.
     pub(crate) fn of(outcomes: &[(String, Outcome)]) -> Self {
         let mut total = Figures::default();
         let (mut passed, mut failed) = (Vec::new(), Vec::new());

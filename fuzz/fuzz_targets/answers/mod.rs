@@ -1,4 +1,4 @@
-//! A store, and a server whose answers the fuzzer chooses.
+//! A store, connected to a server whose answers the fuzzer chooses.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,13 +14,13 @@ use unsticky::testing::{random_key, random_record};
 /// The server's next answer.
 #[derive(Debug, Clone)]
 pub enum Say {
-    /// The answer of a correct server that is empty.
+    /// The answer of a correct server that holds no keys.
     Honest,
-    /// These bytes, in pieces of this length; then the server closes the connection.
+    /// These bytes, in pieces of this length. The server then closes the connection.
     Bytes(Vec<u8>, usize),
 }
 
-/// The part of the server that depends on the protocol.
+/// The protocol-specific part of the server.
 pub struct Protocol {
     /// Returns the answer to what a client sends before its first store command, or `None` for a store command.
     pub greeting: fn(&[u8]) -> Option<Vec<u8>>,
@@ -51,8 +51,8 @@ impl Stand {
         Self { runtime, store, say, key: random_key() }
     }
 
-    /// Asserts that a command ends with an allowed result, whatever the answer is, and that the store recovers as
-    /// soon as the server answers correctly again.
+    /// Asserts that a command returns an allowed result, whatever the answer is, and that the store recovers
+    /// as soon as the server answers correctly again.
     pub fn is_answered(&self, data: &[u8]) {
         let Some((&how, answer)) = data.split_first() else { return };
         let piece = usize::from(how >> 2) + 1;
@@ -82,8 +82,8 @@ impl Stand {
             for _ in 0..4 {
                 match store.load(key).await {
                     Ok(None) => return,
-                    // Answers come in the order of the commands. The store may take bytes that were sent before
-                    // the old connection ended for an answer, but no other bytes.
+                    // Answers arrive in the order of the commands. The store may interpret bytes that were
+                    // sent before the old connection ended as an answer, but no other bytes.
                     Ok(Some(stored)) => {
                         let len = stored.bytes.len().max(1);
                         assert!(answer.windows(len).any(|part| part.starts_with(&stored.bytes)));
@@ -141,7 +141,7 @@ async fn serve(mut stream: TcpStream, protocol: Arc<Protocol>, say: Arc<Mutex<Sa
     }
 }
 
-/// Uses one store and one server for all inputs, because starting them takes longer than a single input.
+/// Uses one store and one server for all inputs, because starting them takes longer than running an input.
 pub fn with_stand(make: impl FnOnce() -> Stand, data: &[u8]) {
     thread_local!(static STAND: RefCell<Option<Stand>> = const { RefCell::new(None) });
     STAND.with_borrow_mut(|stand| stand.get_or_insert_with(make).is_answered(data));

@@ -241,7 +241,7 @@ impl Browser {
                 return;
             }
         }
-        panic!("{selector} cannot be reached with the key Tab");
+        panic!("{selector} cannot be reached with the Tab key");
     }
 
     /// Presses the Enter key, and waits until the browser shows a new page.

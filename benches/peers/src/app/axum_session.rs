@@ -1,5 +1,5 @@
-//! axum_session with its Redis pool. By default it also keeps sessions in the memory of the process, so a user must
-//! always return to the same process.
+//! axum_session with its Redis pool. By default, it also keeps sessions in the process's memory, so a user's
+//! requests must always go to the same process.
 
 use axum::Router;
 use axum::http::StatusCode;

@@ -1,5 +1,5 @@
-//! A hand-written application: it scans the cookie header, and keeps a blob of JSON under a random key, over one
-//! multiplexed connection. It has no safety at all: concurrent changes overwrite each other, and a slow request
+//! A hand-written application. It scans the cookie header and keeps a JSON blob under a random key, over one
+//! multiplexed connection. It is not safe at all: concurrent changes overwrite each other, and a slow request
 //! restores a session that was signed out.
 
 use std::net::TcpListener;
@@ -59,7 +59,7 @@ impl Hand {
         Some(blob.count.to_string())
     }
 
-    /// Signs in and returns the `Set-Cookie` header.
+    /// Signs in, and returns the `Set-Cookie` header.
     async fn sign_in(&self, old: Option<&str>, size: usize) -> String {
         let known = self.load(old).await;
         let count = known.as_ref().map_or(0, |blob| blob.count);
@@ -149,7 +149,7 @@ fn with_cookie(cookie: &str, body: &'static str) -> HttpResponse {
 
 pub fn actix(listener: TcpListener, url: &str, nodelay: bool) {
     actix_web::rt::System::new().block_on(async {
-        // The connection is made in the runtime of the worker.
+        // The connection is opened on the worker's runtime.
         let url = url.to_owned();
         let hand = std::sync::Arc::new(tokio::sync::OnceCell::new());
         let app = move || {
@@ -196,7 +196,7 @@ pub fn actix(listener: TcpListener, url: &str, nodelay: bool) {
     });
 }
 
-/// The connection, which the first worker that needs it makes.
+/// The connection, which is opened by the first worker that needs it.
 struct Lazy {
     url: String,
     nodelay: bool,

@@ -1,11 +1,11 @@
-//! The applications that are compared. Each contender has the same routes.
+//! The applications that are compared. All contenders have the same routes.
 //!
 //! | route | what it does |
 //! |---|---|
-//! | `/empty` | does nothing, outside the session layer; in actix-web, the middleware wraps all routes, so it is inside |
+//! | `/empty` | does nothing, outside the session layer; in actix-web, the middleware wraps all routes, including this one |
 //! | `/plain` | does nothing, inside the session layer |
-//! | `/read` | returns one value of the session, as text |
-//! | `/increment` | increments the value |
+//! | `/read` | returns one value from the session, as text |
+//! | `/increment` | increments that value |
 //! | `/sign-in`, `/sign-in-1k` | signs in with a new secret; stores a count and a text of 100 or 1024 bytes |
 //! | `/sign-out` | ends the session |
 
@@ -22,7 +22,8 @@ use ::unsticky::DirectoryMode;
 use axum::Router;
 use tokio::runtime;
 
-/// The contenders in the order of the page: this crate, its peers as their READMEs set them up, hand-written code.
+/// The contenders, in the order of the page: this crate, its peers as their READMEs set them up, and
+/// hand-written code.
 pub const CONTENDERS: [&str; 12] = [
     "unsticky-axum",
     "unsticky-axum, directory off",
@@ -51,7 +52,7 @@ pub const AT_RATE: [&str; 6] = [
 /// The contenders whose instructions and allocations are counted, and for which the choices are measured.
 pub const COUNTED: [&str; 4] = ["unsticky-axum", "hand-axum", "unsticky-actix", "hand-actix"];
 
-/// Returns the hand-written application of the same framework.
+/// Returns the hand-written application for the same framework.
 pub fn baseline(contender: &str) -> &'static str {
     if contender.contains("actix") { "hand-actix" } else { "hand-axum" }
 }
@@ -99,7 +100,7 @@ fn axum(listener: TcpListener, app: impl Future<Output = Router>) {
     });
 }
 
-/// Returns the number of workers of actix-web. tokio reads the same variable itself.
+/// Returns the number of workers for actix-web. tokio reads the same variable itself.
 fn workers() -> usize {
     std::env::var("TOKIO_WORKER_THREADS").map_or(1, |workers| workers.parse().unwrap())
 }

@@ -24,7 +24,7 @@ async fn increment(SignedIn { session, .. }: SignedIn) -> Result<String> {
 }
 
 fn arrive(session: &Session, size: usize) -> Result<&'static str> {
-    // A new session gets a random principal, so each has its own directory record.
+    // A new session gets a random principal, so each session has a directory record of its own.
     let own = || format!("{USER}-{}", fastrand::u32(..)).into();
     session.sign_in(session.principal().unwrap_or_else(own))?;
     session.insert(TEXT, &text(size))?;

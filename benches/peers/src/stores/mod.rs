@@ -21,10 +21,10 @@ use crate::web::{Effort, turn};
 use pipelined::{Pipelined, Protocol};
 
 const TTL: Duration = Duration::from_secs(3600);
-/// The number of records. Each load reads the next one.
+/// The number of records. The loads read them in turn.
 const RECORDS: usize = 256;
 
-/// The client that loads records.
+/// A client that loads records.
 #[derive(Clone)]
 enum Client {
     Unsticky(Arc<dyn Store>),
@@ -67,7 +67,7 @@ enum Verb {
     Change,
 }
 
-/// The clients that are measured; "library" is the library's own client.
+/// The clients that are measured. "library" is the client from the `redis` or `memcache` crate.
 pub const CLIENTS: [&str; 3] = ["unsticky", "library", "by hand"];
 
 async fn client(backend: &str, name: &str, port: u16) -> Client {
@@ -95,14 +95,14 @@ async fn client(backend: &str, name: &str, port: u16) -> Client {
     }
 }
 
-/// The delay of each direction in milliseconds, and the number of workers.
+/// The delay in each direction, in milliseconds, and the number of workers.
 pub const WAYS: [(u64, usize); 3] = [(0, 1), (0, 2), (1, 1)];
 pub const CALLERS: [usize; 3] = [1, 64, 256];
 const BYTES: usize = 1024;
 
 pub fn run(effort: Effort) -> Results {
     let (redis, memcached, valkey) = (RedisServer::start(), MemcachedServer::start(), valkey());
-    // The proxy that adds a delay has its own runtime.
+    // The proxy that adds a delay has a runtime of its own.
     let distance = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut results = Results::new();
     let mut backends = vec![("redis", redis.port()), ("memcached", memcached.port())];
@@ -163,7 +163,7 @@ fn store_records(backend: &str, port: u16) -> Arc<[StoreKey]> {
     })
 }
 
-/// Returns the operations per second of this number of callers.
+/// Returns the operations per second that this number of callers reach together.
 fn rate(
     runtime: &Runtime,
     client: &Client,
@@ -183,7 +183,7 @@ fn rate(
                 for key in keys.iter().cycle().skip(caller) {
                     match verb {
                         Verb::Load => client.load(key).await,
-                        // Each caller has its own record.
+                        // Each caller has a record of its own.
                         Verb::Change => client.change(&keys[caller]).await,
                     }
                     count += 1;

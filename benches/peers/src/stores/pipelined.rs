@@ -1,6 +1,6 @@
-//! The upper limit for one connection: a hand-written client for one command, which sends all waiting requests in
-//! one write and reads all answers that have arrived. It does not reconnect, has no time limits and handles no
-//! errors, so it is not suitable for production.
+//! The upper limit for one connection: a hand-written client for one command, which sends all waiting
+//! requests in one write and reads all answers that have arrived. The client does not reconnect, has no time
+//! limits and handles no errors, so it is not suitable for production.
 
 use std::io;
 
@@ -69,7 +69,7 @@ async fn drive(
     });
     let (mut batch, mut out) = (Vec::new(), Vec::new());
     while queue.recv_many(&mut batch, 1024).await > 0 {
-        // Other tasks that are ready now can add their requests to the batch.
+        // Lets other tasks that are ready now add their requests to the batch.
         tokio::task::yield_now().await;
         while let Ok(request) = queue.try_recv() {
             batch.push(request);
@@ -85,7 +85,7 @@ async fn drive(
     Ok(())
 }
 
-/// Returns the next answer if it has arrived completely.
+/// Returns the next answer, if it has arrived completely.
 fn parse(received: &mut BytesMut, protocol: Protocol) -> Option<Option<Bytes>> {
     let line_end = received.windows(2).position(|pair| pair == b"\r\n")?;
     let line = std::str::from_utf8(&received[..line_end]).unwrap();

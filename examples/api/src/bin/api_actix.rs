@@ -22,7 +22,8 @@ use unsticky::{
 
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Every worker calls the closure. The sessions are made outside it, so that all workers share connections.
+    // Every worker calls the closure. The sessions are created outside it, so that all workers share
+    // connections.
     let (sessions, check_every) = (api::sessions()?, api::check_every()?);
     let server = HttpServer::new(move || {
         App::new().configure(|config| routes(config, &sessions, check_every))
@@ -38,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 pub(crate) fn routes(config: &mut ServiceConfig, sessions: &Sessions, check_every: Duration) {
     let api = web::scope("")
         .app_data(web::Data::new(check_every))
-        // These errors are JSON, like all others.
+        // Makes these errors JSON, like all others.
         .app_data(JsonConfig::default().error_handler(|error, _| bad_request(error)))
         .app_data(PathConfig::default().error_handler(|error, _| bad_request(error)))
         .route("/sign-in", web::post().to(sign_in))
@@ -51,7 +52,7 @@ pub(crate) fn routes(config: &mut ServiceConfig, sessions: &Sessions, check_ever
         .route("/export", web::get().to(get_export))
         .route("/export", web::post().to(start_export))
         .route("/live", web::get().to(live))
-        // Pages of other sites cannot send requests that change something, nor open a WebSocket.
+        // Pages on other sites cannot send requests that change something, and cannot open a WebSocket.
         .wrap(GuardMiddleware::new(Guard::same_origin()))
         .wrap(SessionMiddleware::new(sessions.clone()));
     config.service(api);
@@ -92,8 +93,8 @@ async fn csrf(_: SignedIn, token: CsrfToken) -> Json<CsrfToken> {
     Json(token)
 }
 
-/// Requires the CSRF token in the header field `X-CSRF-Token`. The guard already refuses requests of other sites;
-/// NIST SP 800-63B-4 5.1 requires a token as well.
+/// Requires the CSRF token in the `X-CSRF-Token` header. The guard already refuses cross-site requests; NIST
+/// SP 800-63B-4 5.1 requires a token as well.
 async fn put_notes(user: SignedIn, Csrf(Json(notes)): Csrf<Json<Notes>>) -> Result<HttpResponse> {
     api::put_notes(&user, notes)?;
     Ok(no_content())
@@ -125,7 +126,7 @@ async fn serve(mut socket: actix_ws::Session, mut messages: MessageStream, mut l
         let is_use = tokio::select! {
             message = messages.recv() => match message {
                 Some(Ok(Message::Text(_))) => true,
-                // A browser sends pings without any action of its user, so they do not count as use.
+                // A browser sends pings without any action by its user, so pings do not count as use.
                 Some(Ok(Message::Ping(ping))) => match socket.pong(&ping).await {
                     Ok(()) => continue,
                     Err(_) => return,
@@ -146,7 +147,7 @@ async fn serve(mut socket: actix_ws::Session, mut messages: MessageStream, mut l
             }
         }
     };
-    // This fails if the client has disconnected already.
+    // Fails if the client has already disconnected.
     let _ = socket.close(reason).await;
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn app(sessions: Sessions, check_every: Duration) -> Router {
         .route("/export", get(get_export).post(start_export))
         .route("/live", get(live))
         .with_state(check_every)
-        // Pages of other sites cannot send requests that change something, nor open a WebSocket.
+        // Pages on other sites cannot send requests that change something, and cannot open a WebSocket.
         .layer(GuardLayer::new(Guard::same_origin()))
         .layer(SessionLayer::new(sessions))
 }
@@ -87,8 +87,8 @@ async fn csrf(_: SignedIn, token: CsrfToken) -> Json<CsrfToken> {
     Json(token)
 }
 
-/// Requires the CSRF token in the header field `X-CSRF-Token`. The guard already refuses requests of other sites;
-/// NIST SP 800-63B-4 5.1 requires a token as well.
+/// Requires the CSRF token in the `X-CSRF-Token` header. The guard already refuses cross-site requests; NIST
+/// SP 800-63B-4 5.1 requires a token as well.
 async fn put_notes(
     user: SignedIn,
     Csrf(Checked(Json(notes))): Csrf<Checked<Json<Notes>>>,
@@ -112,7 +112,7 @@ async fn live(
     Checked(upgrade): Checked<WebSocketUpgrade>,
 ) -> Response {
     let live = Live::new(user, check_every);
-    // The default limit of axum is 64 MiB.
+    // The default limit in axum is 64 MiB.
     upgrade.max_message_size(64 * 1024).on_upgrade(move |socket| serve(socket, live))
 }
 
@@ -121,8 +121,8 @@ async fn serve(mut socket: WebSocket, mut live: Live) {
         let is_use = tokio::select! {
             message = socket.recv() => match message {
                 Some(Ok(Message::Text(_))) => true,
-                // axum answers pings. A browser sends them without any action of its user, so they do not count
-                // as use.
+                // axum answers pings. A browser sends them without any action by its user, so pings do not
+                // count as use.
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 _ => return,
             },
@@ -141,7 +141,7 @@ async fn serve(mut socket: WebSocket, mut live: Live) {
     }
 }
 
-/// Wraps an extractor of axum so that its rejections are JSON, like all other errors.
+/// Wraps an axum extractor so that its rejections are JSON, like all other errors.
 struct Checked<E>(E);
 
 type BadRequest = (StatusCode, Json<Problem>);
