@@ -15,9 +15,9 @@ impl Kind {
 
     fn name(self) -> &'static str {
         match self {
-            Self::OverHand => "throughput over by hand",
-            Self::OverPeer => "throughput over the best peer",
-            Self::Latency => "p99 over by hand, at most",
+            Self::OverHand => "throughput, relative to hand-written",
+            Self::OverPeer => "throughput, relative to the best peer",
+            Self::Latency => "p99, relative to hand-written, at most",
         }
     }
 }
@@ -129,16 +129,17 @@ const REASONS: &str = "\
   compare-and-set.
 - **Sign-in, re-sign-in**: in axum, most of the difference comes from the directory of sessions, which the peers do not
   keep; compare the \"directory off\" rows. In actix-web, where a command accounts for more of the cost of a request, the
-  goals are missed even without the directory. A sign-in takes 3 commands in 2 round trips; by hand, it takes 1 command.
-  Signing in again takes 4 commands in 4 round trips; by hand, it takes 3 commands in 2 round trips.
+  goals are missed even without the directory. A sign-in takes 3 commands in 2 round trips, and signing in again takes 4
+  commands in 4 round trips. The hand-written code takes 1 command for a sign-in, and 3 commands in 2 round trips for
+  signing in again.
 - **Sign-out**: unsticky reads the session and checks its secret first, so that a stale cookie cannot end another user's
   session, and deletes the session only if it is unchanged. The hand-written code and tower-sessions send one DEL;
   actix-session sends two commands, like unsticky.
 - **p99**: the request rate is 0.3 of the hand-written application's throughput. For sign-in, re-sign-in and sign-out,
   this is between half and four fifths of unsticky's own throughput, so requests queue.
-- **Loads over the client by hand**: the libraries that unsticky uses for Redis and Memcached need more time for their
-  drivers, parsers and channels than a client that implements one command. They also reconnect, apply time limits, and
-  implement the rest of the protocol.
+- **Loads, relative to the hand-written client**: the libraries that unsticky uses for Redis and Memcached spend more time
+  in their drivers, parsers and channels than a client that implements only one command. They also reconnect, apply time
+  limits, and implement the rest of the protocol.
 ";
 
 pub fn goals(page: &Page) -> String {
@@ -148,12 +149,12 @@ pub fn goals(page: &Page) -> String {
     let count = |verdict| verdicts.iter().filter(|it| **it == verdict).count();
     let of_routes = marked(" | ", routes().into_iter().map(str::to_owned), &of_routes);
     let callers = CALLERS.map(|callers| format!("{callers} callers"));
-    let of_stores = marked("loads over the client by hand", callers, &of_stores);
+    let of_stores = marked("loads, relative to the hand-written client", callers, &of_stores);
     format!(
         "## Goals\n\n\
          Each cell has the median of the rounds, with the goal in brackets. It is marked ✓ if at least three quarters of the\n\
-         rounds reach the goal and ✗ if at least three quarters do not; otherwise, the goal is undecided. \"Over by hand\" means\n\
-         relative to the hand-written application. The best peer is the fastest other library for the same framework that reads\n\
+         rounds reach the goal and ✗ if at least three quarters do not; otherwise, the goal is undecided. \"Hand-written\" is\n\
+         the hand-written application. The best peer is the fastest other library for the same framework that reads\n\
          from Redis on each request. Of {} goals, {} are reached, {} are undecided and {} are missed.\n\n{of_routes}\n{of_stores}\nWhy goals are missed:\n\n{REASONS}",
         verdicts.len(),
         count(Verdict::Reached),

@@ -67,7 +67,8 @@ impl Page {
         ];
         for framework in FRAMEWORKS {
             let name = long_name(framework);
-            let title = format!("{name}: requests a second, over by hand (higher is better)");
+            let title =
+                format!("{name}: requests per second, relative to hand-written (higher is better)");
             let plain = |it: &&str| is_of(framework, it) && !it.contains(',');
             let shown = CONTENDERS.into_iter().filter(plain).collect();
             let svg = self.picture(&title, shown, |one, route| self.over_hand(one, route));
@@ -143,7 +144,7 @@ impl Page {
         let (name, variant) = contender.split_once(',').unwrap_or((contender, ""));
         let name = match name.split('-').next() {
             Some("unsticky") => "unsticky".to_owned(),
-            Some("hand") => "by hand, no safety".to_owned(),
+            Some("hand") => "hand-written, no safeguards".to_owned(),
             _ => format!("{name} {}", self.web.about[name]),
         };
         if variant.is_empty() { name } else { format!("{name},{variant}") }
@@ -182,7 +183,7 @@ impl Page {
              and the column shows how many increments are missing afterwards. axum_session also keeps every session in the memory\n\
              of its process and reads it from there, so a user's requests must always reach the same process; with \"memory off\",\n\
              axum_session reads from Redis.\n\n\
-             The application is pinned to one core and the load generator, with 32 browsers, to the other; Redis may run on\n\
+             The application is pinned to one core, and the load generator, which simulates 32 browsers, to the other; Redis may run on\n\
              either. `scripts/bench-peers` writes this page from `benches/results/*.json`. Run it to measure on your machine, with\n\
              `--quick` for a first impression. Measured with: {}.\n",
             machine.join("; "),
@@ -197,12 +198,12 @@ impl Page {
              cookies. The application has no time limits, and cannot list or revoke a user's sessions. unsticky checks the\n\
              secret, makes every change by compare-and-set (a script in Redis 7), reads a session before ending it, and records\n\
              every sign-in in the account's directory record.\n\n\
-             These checks cost processor time and commands. Each cell reads: by hand → unsticky. The rates are medians over all\n\
+             These checks cost processor time and commands. Each cell reads: hand-written → unsticky. The rates are medians over all\n\
              rounds. The first table on this page has the medians of the ratios within each round, so dividing two of these rates\n\
              can give a different number. If the two disagree, the rounds differ too much for a conclusion.\n\n",
         );
         let columns = [
-            ("requests a second", "throughput"),
+            ("requests per second", "throughput"),
             ("CPU of the application per request, µs", "cpu"),
             ("commands per request", "commands"),
             ("round trips per request", "round trips"),
@@ -230,8 +231,8 @@ impl Page {
     }
 
     fn latency(&self) -> String {
-        const RATE: &str = "requests a second";
-        const OVER: &str = "p99 over by hand";
+        const RATE: &str = "requests per second";
+        const OVER: &str = "p99, relative to hand-written";
         let mut text = String::from(
             "## Latency at a fixed rate\n\n\
              Requests are due at fixed times, at 0.3 of the hand-written application's throughput. The latency of a request is\n\
@@ -276,7 +277,7 @@ impl Page {
              instructions, so every count with a session includes about 3,400 instructions that a real processor does not need:\n\n",
         );
         let columns = ["instructions", "allocations"].into_iter().flat_map(|figure| {
-            ["by hand", "unsticky"].map(|who| (format!("{figure}, {who}"), (figure, who)))
+            ["hand-written", "unsticky"].map(|who| (format!("{figure}, {who}"), (figure, who)))
         });
         let columns: Vec<_> = columns.collect();
         for framework in FRAMEWORKS {
@@ -284,7 +285,7 @@ impl Page {
                 let own = format!("unsticky-{framework}");
                 let labels = |contender| [("contender", contender), ("workload", *route)];
                 match *who {
-                    "by hand" => {
+                    "hand-written" => {
                         digits(self.core.median(figure, &labels(baseline(framework))).round())
                     }
                     _ => change(figure, &labels(&own)),
@@ -423,9 +424,9 @@ impl Page {
             format!("{name}\n{callers} callers")
         });
         let groups: Vec<_> = groups.collect();
-        let series = ["unsticky", "the library's own client", "by hand, one command only"];
+        let series = ["unsticky", "the library's own client", "hand-written, one command only"];
         let title =
-            "Stores alone: thousands of loads of 1 KiB a second, one worker (higher is better)";
+            "Stores alone: thousands of 1 KiB loads per second, one worker (higher is better)";
         bars(title, &groups, &series.map(String::from), |group, one| {
             let ((_, backend), callers) = &stands[group];
             let client = ["unsticky", "library", "by hand"][one];
@@ -441,7 +442,7 @@ pub fn choices(results: &Results) -> String {
     let shown = |choice: &&str| results.all("throughput", &[("choice", choice)]).count() > 0;
     let columns: Vec<_> = CHOICES.into_iter().filter(shown).map(|it| (it, it)).collect();
     let rows = COUNTED.into_iter().flat_map(|who| {
-        let name = if who.starts_with("hand") { "by hand" } else { "unsticky" };
+        let name = if who.starts_with("hand") { "hand-written" } else { "unsticky" };
         let name = format!("{name}, {}", framework(who));
         WORKLOADS.map(|it| (format!("{name} | {}", it.name()), (who, it.name())))
     });
