@@ -79,7 +79,8 @@ pub(crate) enum Action {
     Check(StoreArguments),
     /// List the sessions of a principal, as the application sees them.
     ///
-    /// The command also completes earlier revocations that were interrupted, as every use of the directory does.
+    /// The command also completes earlier revocations that were interrupted, as every use of the directory
+    /// does.
     Sessions(SessionsArguments),
     /// Show a session by its public id, whether or not a user is signed in.
     ///
@@ -96,8 +97,8 @@ pub(crate) enum Action {
     ///
     /// The command creates its own sessions under a separate namespace and uses them to read, write, sign in
     /// and sign out. It removes these sessions at the end. If it cannot, they expire within five minutes. The
-    /// command puts full load on the store, so other applications that use the store become slower in the
-    /// meantime.
+    /// command puts full load on the store, so other applications that use the store become slower while the
+    /// measurement runs.
     ///
     /// With the defaults, a run takes less than a minute. It prints an estimate first. For each payload, read
     /// and write each take --seconds once per number in --callers and once more for latency. Sign-in and
@@ -172,7 +173,7 @@ pub(crate) struct AuditedStore {
 /// How events identify a principal.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum NamedBy {
-    /// By the digest that ends the key of the principal's directory record.
+    /// By the digest at the end of the key of the principal's directory record.
     Digest,
     /// By the principal itself, as plain text.
     Principal,
@@ -294,7 +295,7 @@ impl Address {
         survey.map_err(|error| Failure::usage(self.source(), error))
     }
 
-    /// Returns the source of the address, for errors. The argument takes precedence over the environment
+    /// Returns where the address comes from, for errors. The argument takes precedence over the environment
     /// variable.
     fn source(&self) -> &'static str {
         let mut typed = std::env::args_os().take_while(|argument| argument != "--");

@@ -26,7 +26,7 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// If the response timeout is shorter than the interval, it becomes the interval.
+    /// If the response timeout is shorter than [`BEAT`], it is used as the interval.
     pub(super) fn new(waits: Arc<Waits>, response_timeout: Duration) -> Self {
         let length = response_timeout.clamp(Duration::from_millis(1), BEAT);
         Self { waits, length, timer: Box::pin(sleep(length)), is_beating: true, was_used: false }

@@ -32,7 +32,8 @@ const LONG_GRACE: Duration = Duration::from_millis(250);
 /// How long a replica may take to say whether it has been promoted.
 const ROLE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How often the Sentinels are asked if no event has arrived, because a subscription may be dead without an error.
+/// How often the Sentinels are asked if no event has arrived, because a subscription may be dead without an
+/// error.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The shortest interval between two requests to the Sentinels, however many commands fail: the first value
