@@ -91,7 +91,7 @@ pub(crate) enum Action {
     Revoke(RevokeArguments),
     /// Count sessions and directories, and report their sizes in bytes.
     ///
-    /// The command scans all keys of each server at a limited rate. It writes nothing and reads no record.
+    /// The command scans all keys on each server at a limited rate. It writes nothing and reads no record.
     Count(CountArguments),
     /// Measure the throughput and latency of the store from this machine.
     ///
@@ -100,10 +100,10 @@ pub(crate) enum Action {
     /// command puts full load on the store, so other applications that use the store become slower while the
     /// measurement runs.
     ///
-    /// With the defaults, a run takes less than a minute. It prints an estimate first. For each payload, read
-    /// and write each take --seconds once per number in --callers and once more for latency. Sign-in and
-    /// sign-out together take --seconds twice per number in --callers, and two and a half times for latency.
-    /// Creating and removing the sessions adds a little to that.
+    /// With the defaults, a run takes less than a minute. The command prints an estimate first. For each
+    /// payload, read and write each take --seconds once per number in --callers and once more for latency.
+    /// Sign-in and sign-out together take --seconds twice per number in --callers, and two and a half times
+    /// for latency. Creating and removing the sessions adds a little to that.
     Bench(BenchArguments),
     /// Print a completion script for a shell.
     Completions {
@@ -148,8 +148,8 @@ pub(crate) struct RevokeArguments {
     /// The public ids: 22 characters each, as in events and lists.
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     pub(crate) ids: Vec<SessionId>,
-    /// Revoke all sessions of this principal, and every sign-in that has already started. If the value is
-    /// missing or -, one line is read from standard input.
+    /// Revoke all sessions of this principal, and make every sign-in that is already under way fail. If the
+    /// value is missing or -, one line is read from standard input.
     #[arg(long, value_name = "PRINCIPAL", num_args = 0..=1, default_missing_value = "-")]
     pub(crate) all: Option<String>,
     #[command(flatten)]

@@ -55,7 +55,7 @@ use crate::store::key::StoreKey;
 ///
 /// # Example
 ///
-/// This decorator counts the calls of `load`. [`Sessions::builder`](crate::Sessions::builder) takes any
+/// This decorator counts the calls to `load`. [`Sessions::builder`](crate::Sessions::builder) takes any
 /// store.
 ///
 /// ```
@@ -158,8 +158,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`Deleted::Conflict`]; if the key is missing, it is [`Deleted::Missing`]. Neither is an error.
     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted>;
 
-    /// Returns the examination that [`Sessions::check`](crate::Sessions::check) runs on the servers behind
-    /// this store.
+    /// Returns the [`Diagnose`] implementation with which [`Sessions::check`](crate::Sessions::check)
+    /// examines the servers behind this store.
     ///
     /// Return `None` if the store can report nothing beyond what its four verbs show; the check then tries
     /// only the verbs. A decorator forwards the call to its inner store.

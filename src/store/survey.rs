@@ -49,7 +49,7 @@ pub(crate) struct Plan<'a> {
 /// A report from a scan.
 #[derive(Debug, Clone, Copy)]
 pub enum Met<'a> {
-    /// A key under the prefix. Each key is reported once, unless [`Outcome::Complete::may_repeat`] is `true`.
+    /// A key under the prefix. Each key is reported once, unless `Outcome::Complete::may_repeat` is `true`.
     Key {
         /// The server that holds the key, as `host:port`.
         server: &'a str,

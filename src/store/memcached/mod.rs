@@ -54,10 +54,11 @@ use crate::store::per_runtime::PerRuntime;
 ///
 /// # Several servers
 ///
-/// Every key is stored on one server: the one with the highest score (rendezvous hashing). The score is the
-/// first 8 bytes, as a big-endian number, of `SHA-256(server || 0x00 || key)`, where `server` is `host:port`
-/// as configured, with the host in lower case. The order of the servers in the address does not matter. Give
-/// every process the same names: `localhost:11211` and `127.0.0.1:11211` count as two different servers.
+/// Every key is stored on one server: the server with the highest score for that key (rendezvous hashing).
+/// The score is the first 8 bytes, as a big-endian number, of `SHA-256(server || 0x00 || key)`, where
+/// `server` is `host:port` as configured, with the host in lower case. The order of the servers in the
+/// address does not matter. Give every process the same names: `localhost:11211` and `127.0.0.1:11211` count
+/// as two different servers.
 ///
 /// Servers have no weights. On a larger machine, run several servers, each on its own port.
 ///
@@ -190,8 +191,8 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Sets how long an operation may wait for its answer after it was sent. Default: 400 ms. Keep it below
-    /// half of [`Builder::timeout`](crate::Builder::timeout).
+    /// Sets how long an operation may wait for its answer after it was sent. Default: 400 ms. Keep this
+    /// timeout below half of [`Builder::timeout`](crate::Builder::timeout).
     ///
     /// An operation fails without being sent if it has waited in the queue for longer than both this time and
     /// [`connect_timeout`](Self::connect_timeout). An operation that its caller has abandoned in the meantime

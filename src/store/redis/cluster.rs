@@ -72,8 +72,8 @@ impl Cluster {
         self.map().node(slot(key.as_bytes())).cloned()
     }
 
-    /// Sends a command whose slot has no node in the map to the first node that can be reached. Every node
-    /// redirects to the right one.
+    /// Sends a command to the first node that can be reached. Used if the map has no node for the command's
+    /// slot: every node redirects to the right one.
     pub(super) async fn send_to_any(
         self: &Arc<Self>,
         key: &str,
@@ -95,8 +95,8 @@ impl Cluster {
         Err(failure)
     }
 
-    /// Tries other nodes after a command failed on one, as long as the command certainly had no effect and
-    /// another node is known to have the key.
+    /// Tries other nodes after a command has failed on one, as long as the command certainly had no effect
+    /// and another node is known to have the key.
     pub(super) async fn go_on(
         self: &Arc<Self>,
         key: &str,

@@ -110,8 +110,8 @@ use crate::store::redis::topology::Topology;
 ///
 /// # Permissions
 ///
-/// These are all the permissions that the user needs in the server's access control list (ACL). `NAMESPACE`
-/// is the [namespace](crate::Builder::namespace) that you set on the builder.
+/// The store needs only the following permissions in the server's access control list (ACL). `NAMESPACE` is
+/// the [namespace](crate::Builder::namespace) that you set on the builder.
 ///
 /// ```text
 /// # one server
@@ -143,8 +143,8 @@ use crate::store::redis::topology::Topology;
 ///
 /// # Redis Cluster
 ///
-/// An address such as `redis+cluster://a:7000,b:7001` names some of the nodes, and the store learns the
-/// others from them. Every command has one key. The store computes the key's slot and sends the command to
+/// An address such as `redis+cluster://a:7000,b:7001` names some of the nodes, and the store learns about the
+/// others from these. Every command has one key. The store computes the key's slot and sends the command to
 /// the node that serves the slot.
 ///
 /// - A node that does not have the key only answers `MOVED` or `ASK`, and changes nothing. The store then
@@ -497,15 +497,15 @@ pub struct RedisBuilder {
 impl RedisBuilder {
     /// Sets how long connecting may take, including name resolution, TLS and authentication. Default: 400 ms.
     ///
-    /// If it takes longer, the commands that wait for the connection fail with
+    /// If connecting takes longer, the commands that wait for the connection fail with
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
     }
 
-    /// Sets how long a command may wait for its answer. Default: 400 ms. Keep it at least 50 ms below half of
-    /// [`Builder::timeout`](crate::Builder::timeout).
+    /// Sets how long a command may wait for its answer. Default: 400 ms. Keep this timeout at least 50 ms
+    /// below half of [`Builder::timeout`](crate::Builder::timeout).
     ///
     /// The store looks for overdue commands every 50 ms, or at intervals of this timeout if the timeout is
     /// shorter. A command can therefore fail up to one interval late, and later still if the runtime is

@@ -50,7 +50,7 @@ const MEMORY: Duration = Duration::from_secs(10);
 const MEMORY_AHEAD: Duration = Duration::from_secs(2);
 
 /// The events that Sentinels publish when another server becomes the master. The Sentinel that leads the
-/// failover publishes them first, and in the end all Sentinels do.
+/// failover publishes them first, and the other Sentinels follow.
 const EVENTS: [&str; 3] = ["+selected-slave", "+promoted-slave", "+switch-master"];
 
 /// The connection to the server that is currently the master.

@@ -144,7 +144,8 @@ fn eviction(info: &Info) -> Option<Finding> {
             "The server evicts no keys (maxmemory-policy is noeviction).",
         ));
     }
-    // Every key of this crate has a time to live, so the policies for volatile keys also evict sessions.
+    // Every key that this crate writes has a time to live, so the policies for volatile keys also evict
+    // sessions.
     let remedy = "Run CONFIG SET maxmemory-policy noeviction, and write the same into redis.conf.";
     Some(if info.number("maxmemory")? == 0 {
         let sentence = format!(
