@@ -46,7 +46,8 @@ use crate::store::per_runtime::PerRuntime;
 ///
 /// Operations that are ready at the same moment share a round trip. Each runtime that uses the store has its
 /// own queues and its own connections, at most six to each server, so a blocked runtime does not delay calls
-/// on the others. (actix-web has one runtime per worker.) Clones of a store share the queues and connections.
+/// on other runtimes. (actix-web has one runtime per worker.) Clones of a store share the queues and
+/// connections.
 ///
 /// The server must be Memcached 1.6.13 or newer. Do not start it with `-C`, which turns off the versions that
 /// this store compares. [`Sessions::check`](crate::Sessions::check) reports a server that is too old or was
@@ -96,7 +97,7 @@ use crate::store::per_runtime::PerRuntime;
 ///   session is revoked there, the session remains signed in on the old processes.
 /// - A user whose directory record moved can end up with two directory records. `revoke_all` through one
 ///   record misses the sessions listed in the other, even after the last old process has stopped.
-/// - A rollback makes ended sessions valid again.
+/// - After a rollback, sessions that ended on the new processes can be valid again.
 ///
 /// With a new epoch, a process uses only records that were written under its own list of servers. The old
 /// processes continue to serve the sessions of the old epoch until they stop, and the new processes cannot

@@ -227,7 +227,7 @@ impl Answer {
         Some(Self { redirect: Redirect::of(error), ..answer })
     }
 
-    /// Makes an answer from an error line, without its minus sign, that was received while connecting.
+    /// Creates an answer from an error line, without its minus sign, that was received while connecting.
     pub(super) fn of_line(command: &str, line: &str) -> Self {
         let (code, detail) = line.split_once(' ').unwrap_or((line, ""));
         Self::new(Some("it".to_owned()), command.to_owned(), code, detail)

@@ -199,7 +199,7 @@ impl Cluster {
         known.unwrap_or_else(|| node(&self.settings, server))
     }
 
-    /// Makes a separate connection to a server.
+    /// Creates a separate connection to a server.
     pub(super) fn separate_link(&self, server: &Server) -> Node {
         node(&self.settings, self.addressed(server.clone()))
     }

@@ -1,4 +1,5 @@
-//! The store for Redis and Valkey. A record is one string; its version is the string's first eight bytes.
+//! The store for Redis and Valkey. Each record is stored as one string, whose first eight bytes are its
+//! version.
 
 mod address;
 mod answer;
@@ -75,7 +76,7 @@ use crate::store::redis::topology::Topology;
 /// - [`connect`](Self::connect) and [`builder`](Self::builder) open the crate's own connections. Use one of
 ///   these two; they are the **fast path**.
 ///   - Each runtime that uses the store has one connection to each server. (actix-web has one runtime per
-///     worker.) A blocked runtime therefore does not delay commands from the others.
+///     worker.) A blocked runtime therefore does not delay commands from other runtimes.
 ///   - A connection is opened for the first command and then shared by all commands. Commands that are ready
 ///     at the same time are sent in one write.
 ///   - If the server has closed a connection, the next command opens a new one. A connection that has gone
@@ -84,8 +85,8 @@ use crate::store::redis::topology::Topology;
 ///   - There is no back-off: the first command that is sent after the server is back succeeds. If a server
 ///     refuses a write because it has become a replica, the store sends the write once more, on a new
 ///     connection.
-/// - [`from_connection`](Self::from_connection) uses a connection from the `redis` crate, for settings that
-///   neither an address nor the builder can express.
+/// - [`from_connection`](Self::from_connection) uses a connection from the `redis` crate. Use this
+///   constructor only for settings that neither an address nor the builder can express.
 ///
 /// # Compare-and-set
 ///
@@ -126,7 +127,7 @@ use crate::store::redis::topology::Topology;
 ///
 /// | command | effect if it is not permitted |
 /// |---|---|
-/// | `GET`, `SET`, `DEL`, `GETRANGE`, `EVAL`, `EVALSHA` | sessions cannot be kept |
+/// | `GET`, `SET`, `DEL`, `GETRANGE`, `EVAL`, `EVALSHA` | sessions do not work |
 /// | `SELECT`, for a database other than 0 | the connection fails |
 /// | `DELIFEQ` on Valkey 9, `DELEX` on Redis 8.4 | the store uses the script to delete, which costs the server more time |
 /// | `CLUSTER SLOTS` | most commands are sent twice, and a server that is not a cluster node is not recognised as such |
@@ -165,9 +166,10 @@ use crate::store::redis::topology::Topology;
 ///   uses the host of the node that answered.
 /// - With TLS, a node's certificate must be valid for the host that the node announces; if the node announces
 ///   a host name in addition to an IP address (`cluster-announce-hostname`), the certificate must be valid
-///   for that name. Also set `cluster-preferred-endpoint-type hostname`: a redirect to a node that has no
-///   slots yet contains only the node's preferred endpoint, and the store does not know the node's host name
-///   yet. [`tls_server_name`](RedisBuilder::tls_server_name) replaces all of these names. Nodes pass these
+///   for that name. The certificate of a node in the address must also be valid for the host in the address.
+///   Also set `cluster-preferred-endpoint-type hostname`: a redirect to a node that has no slots yet contains
+///   only the node's preferred endpoint, and the store does not know the node's host name yet.
+///   [`tls_server_name`](RedisBuilder::tls_server_name) replaces all of these names. Nodes pass these
 ///   announcements to each other over the cluster bus: protect the bus (`tls-cluster yes`), and trust only an
 ///   authority of your own.
 ///
@@ -251,12 +253,12 @@ impl RedisStore {
     /// | `redis://[user:password@]host[:port][/database]` | one server, by default on port 6379 |
     /// | `redis+cluster://[user:password@]host[:port][,host[:port]…]` | the [cluster](Self#redis-cluster) to which these nodes belong, by default on port 6379 |
     /// | `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]` | the master that these [Sentinels](Self#redis-sentinel) watch under this name; their default port is 26379 |
-    /// | `redis+unix:///path?db=0&user=…&pass=…`, `unix://…` | one server, through a unix socket |
+    /// | `redis+unix:///path?db=0&user=…&pass=…`, `unix://…` | one server, through a Unix socket |
     ///
-    /// Write `rediss` in place of `redis`, as in `rediss+cluster://`, for [TLS](Self#tls) (feature
-    /// `redis-tls`). `valkey` and `valkeys` are other names for `redis` and `rediss`.
+    /// Write `rediss` in place of `redis`, as in `rediss+cluster://`, for [TLS](Self#tls), which requires the
+    /// `redis-tls` feature. `valkey` and `valkeys` are other names for `redis` and `rediss`.
     ///
-    /// Each form accepts the option `?protocol=resp3`. With TLS, it also accepts the options in the
+    /// Each form accepts the `?protocol=resp3` option. With TLS, it also accepts the options in the
     /// [table above](Self#tls), as in `rediss://host/?cacert=/etc/redis/ca.pem`. Other options and fragments
     /// are refused. Percent-encode the characters `#`, `?`, `/`, `@` and `%` in a user name or password, and
     /// `%`, `&`, `+`, `@` and `#` in the value of an option.
@@ -291,8 +293,8 @@ impl RedisStore {
     /// Creates a store that uses a connection made by the application: a `MultiplexedConnection`, a
     /// `ConnectionManager`, a `ClusterConnection`, or another type that implements `ConnectionLike`.
     ///
-    /// This is slower than [`connect`](Self::connect), and reconnecting and time limits are left to the
-    /// connection:
+    /// Such a store is slower than one from [`connect`](Self::connect), and reconnecting and time limits are
+    /// left to the connection:
     ///
     /// - A `MultiplexedConnection` never reconnects. Use it in tests only.
     /// - Configure a `ConnectionManager` with few retries and short delays: by default, one command can wait

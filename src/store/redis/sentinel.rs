@@ -100,7 +100,7 @@ impl Master {
         &self.sentinels.connections
     }
 
-    /// Makes a separate connection to one of the replicas.
+    /// Creates a separate connection to one of the replicas.
     pub(super) fn replica(&self, place: Place) -> Arc<SharedConnection> {
         let target = Target::Server(place.into());
         Arc::new(SharedConnection::new(self.sentinels.settings.clone(), target))
