@@ -79,7 +79,8 @@ pub(crate) enum Action {
     Check(StoreArguments),
     /// List the sessions of a principal, as the application sees them.
     ///
-    /// The command also completes earlier revocations that were interrupted, as every use of the directory does.
+    /// The command also completes earlier revocations that were interrupted, as every use of the directory
+    /// does.
     Sessions(SessionsArguments),
     /// Show a session by its public id, whether or not a user is signed in.
     ///
@@ -90,19 +91,19 @@ pub(crate) enum Action {
     Revoke(RevokeArguments),
     /// Count sessions and directories, and report their sizes in bytes.
     ///
-    /// The command scans all keys of each server at a limited rate. It writes nothing and reads no record.
+    /// The command scans all keys on each server at a limited rate. It writes nothing and reads no record.
     Count(CountArguments),
     /// Measure the throughput and latency of the store from this machine.
     ///
     /// The command creates its own sessions under a separate namespace and uses them to read, write, sign in
     /// and sign out. It removes these sessions at the end. If it cannot, they expire within five minutes. The
-    /// command puts full load on the store, so other applications that use the store become slower in the
-    /// meantime.
+    /// command puts full load on the store, so other applications that use the store become slower while the
+    /// measurement runs.
     ///
-    /// With the defaults, a run takes less than a minute. It prints an estimate first. For each payload, read
-    /// and write each take --seconds once per number in --callers and once more for latency. Sign-in and
-    /// sign-out together take --seconds twice per number in --callers, and two and a half times for latency.
-    /// Creating and removing the sessions adds a little to that.
+    /// With the defaults, a run takes less than a minute. The command prints an estimate first. For each
+    /// payload, read and write each take --seconds once per number in --callers and once more for latency.
+    /// Sign-in and sign-out together take --seconds twice per number in --callers, and two and a half times
+    /// for latency. Creating and removing the sessions adds a little to that.
     Bench(BenchArguments),
     /// Print a completion script for a shell.
     Completions {
@@ -147,8 +148,8 @@ pub(crate) struct RevokeArguments {
     /// The public ids: 22 characters each, as in events and lists.
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
     pub(crate) ids: Vec<SessionId>,
-    /// Revoke all sessions of this principal, and every sign-in that has already started. If the value is
-    /// missing or -, one line is read from standard input.
+    /// Revoke all sessions of this principal, and make every sign-in that is already under way fail. If the
+    /// value is missing or -, one line is read from standard input.
     #[arg(long, value_name = "PRINCIPAL", num_args = 0..=1, default_missing_value = "-")]
     pub(crate) all: Option<String>,
     #[command(flatten)]
@@ -172,7 +173,7 @@ pub(crate) struct AuditedStore {
 /// How events identify a principal.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum NamedBy {
-    /// By the digest that ends the key of the principal's directory record.
+    /// By the digest at the end of the key of the principal's directory record.
     Digest,
     /// By the principal itself, as plain text.
     Principal,
@@ -294,7 +295,7 @@ impl Address {
         survey.map_err(|error| Failure::usage(self.source(), error))
     }
 
-    /// Returns the source of the address, for errors. The argument takes precedence over the environment
+    /// Returns where the address comes from, for errors. The argument takes precedence over the environment
     /// variable.
     fn source(&self) -> &'static str {
         let mut typed = std::env::args_os().take_while(|argument| argument != "--");

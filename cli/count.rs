@@ -145,7 +145,7 @@ impl Tally {
     }
 
     /// Counts keys without a length as other keys. Used only if the server returns lengths, in which case a
-    /// key without one does not hold a string, and therefore no record.
+    /// key without one does not hold a string and so cannot be a record.
     fn set_strange_aside(&mut self) {
         for records in [&mut self.sessions, &mut self.directories] {
             self.other_keys += std::mem::take(&mut records.without_length);

@@ -52,8 +52,7 @@ impl Failure {
         }
     }
 
-    /// Returns the failure for the case in which some sessions could not be revoked and the others were
-    /// revoked.
+    /// Returns the failure for the case in which some of the sessions could not be revoked.
     pub(crate) fn partly(failed: usize, of: usize, first: &Error) -> Self {
         let reason = operate::causes(first);
         Self::Store(format!("{failed} of {of} sessions could not be revoked: {reason}"))

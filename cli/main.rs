@@ -89,8 +89,8 @@ fn described(name: Option<&str>) -> Man {
     Man::new(command.unwrap_or(whole))
 }
 
-/// Prints the library's events to the standard error stream, one line each, so that they can be kept as an audit
-/// log.
+/// Prints the library's events to the standard error stream, one line each, so that they can be kept as an
+/// audit log.
 fn print_events() {
     let is_told = |event: &Metadata<'_>| {
         event.target() == "unsticky"

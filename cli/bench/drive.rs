@@ -15,7 +15,7 @@ use crate::bench::visitor::{Application, Deed, Visitor};
 /// How long a caller waits after an error, so that a server that refuses requests is not flooded.
 const AFTER_ERROR: Duration = Duration::from_millis(10);
 
-/// How long a load at a fixed rate may take to notice that it is over.
+/// How long a load at a fixed rate may take to notice that it should stop.
 const NOTICE: Duration = Duration::from_millis(50);
 
 /// A flag that prevents further requests from being sent.
@@ -114,7 +114,7 @@ pub(crate) async fn drive(
     }
     if let Pace::Rate(rate) = load.pace {
         let shared = Arc::clone(&shared);
-        // A thread sleeps more precisely than a timer of the runtime, which has a resolution of one
+        // A thread sleeps more precisely than one of the runtime's timers, which have a resolution of one
         // millisecond.
         callers.spawn_blocking(move || release(&shared, rate));
     }

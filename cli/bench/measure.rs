@@ -16,11 +16,11 @@ use crate::bench::visitor::{Application, Deed};
 /// The time limit for creating the sessions that a measurement needs, and for removing them.
 const PREPARATION: Duration = Duration::from_secs(10);
 
-/// The directories are removed after this many rounds of sign-ins, so that they stay as small as those of real
-/// users.
+/// The directories are removed after this many rounds of sign-ins, so that they stay as small as those of
+/// real users.
 const ROUNDS: u32 = 8;
 
-/// A measurement at a fixed rate may take this many times its duration if the store cannot keep up.
+/// A measurement at a fixed rate may take this many times its planned duration if the store cannot keep up.
 const PATIENCE: u32 = 2;
 
 /// The highest throughput for a number of callers.
@@ -91,7 +91,7 @@ struct Quota {
 }
 
 impl Quota {
-    /// `None`: the operation is not measured.
+    /// If `pace` is `None`, the operation is not measured.
     fn new(pace: Option<Pace>, time: Duration) -> Self {
         let (pace, time, requests) = match pace {
             None => (Pace::Most, Duration::ZERO, 0),

@@ -98,8 +98,7 @@ pub(crate) async fn run(arguments: &BenchArguments, format: Format) -> Result<Ex
 /// Returns sessions that expire soon, and the store that remembers their keys.
 fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Failure> {
     let BenchArguments { url, namespace, timeout, .. } = arguments;
-    // A cookie has a name like this. The cookie's name is the namespace of an application that does not set
-    // one.
+    // This looks like the name of a cookie, which an application uses as its namespace by default.
     if ["__Host-", "__Secure-", "__Http-"].iter().any(|prefix| namespace.starts_with(prefix)) {
         let reason =
             "this is an application's namespace; choose a different one for the measurement";

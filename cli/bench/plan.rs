@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::bench::arguments::{BenchArguments, Operation};
 
-/// The keys of a measurement that are not removed expire after this time. It is longer than any measurement.
+/// A measurement's keys expire after this time if they are not removed. The time is longer than any
+/// measurement.
 pub(crate) const KEY_LIFE: Duration = Duration::from_secs(5 * 60);
 
 /// The maximum number of sessions that exist at the same time.
@@ -99,8 +100,8 @@ impl Plan {
     }
 }
 
-/// Returns half of this throughput with two significant digits, so that a user can easily remember it and pass it
-/// as an argument.
+/// Returns half of this throughput with two significant digits, so that a user can easily remember it and
+/// pass it as an argument.
 pub(crate) fn half(throughput: f64) -> u32 {
     // The cast truncates the value, and limits it to the range of the integer.
     let mut rate = (throughput / 2.0) as u32;

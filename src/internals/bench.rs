@@ -56,8 +56,8 @@ impl Decoded {
     }
 }
 
-/// Decides, for every kind of request, what happens at its end. Returns how many of these requests need the
-/// store.
+/// Decides, for every kind of request, what happens at the end of the request. Returns how many kinds need
+/// the store.
 #[must_use]
 pub fn decide_all() -> u32 {
     let mut writes = 0;

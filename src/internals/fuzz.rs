@@ -21,8 +21,8 @@ use crate::record::tag::Tag;
 use crate::record::token::{SecretDigest, Token};
 use crate::record::values::{Item, OnSignIn, Value, Values};
 
-/// Checks that any header fields yield at most three tokens, each of which occurs in the fields. A
-/// well-formed token at the end is found whatever precedes it, unless three others were found first.
+/// Checks that any header fields yield at most three tokens, each of which occurs in the fields. Also checks
+/// that a well-formed token at the end is found whatever precedes it, unless three others were found first.
 pub fn cookie_header(data: &[u8]) {
     const OURS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789-_ABCDE";
     let fields: Vec<_> = data.split(|byte| *byte == b'\n').collect();
@@ -52,7 +52,8 @@ pub fn cookie_header(data: &[u8]) {
     assert!(is_found || found.len() == 3, "{found:?} {with_ours:?}");
 }
 
-/// Checks that a decoded record can be encoded and decoded again to the same record, with all unknown parts.
+/// Checks that a decoded record can be encoded and decoded again to the same record, including all unknown
+/// parts.
 pub fn record_decode(data: &[u8]) {
     let valid = codec::encode(&header(), &[]);
     for bytes in [data.to_vec(), [&valid[..], data].concat()] {
@@ -90,8 +91,8 @@ fn header() -> Header {
 
 type Model = BTreeMap<String, (Vec<u8>, bool)>;
 
-/// Checks that a list of changes has the same effect on a record as on a plain map, both for the record for
-/// which it was made and for a different record.
+/// Checks that a list of changes has the same effect on a record as on a plain map, both on the record for
+/// which it was made and on a different record.
 pub fn delta_replay(data: &[u8]) {
     let mut data = data.iter().copied();
     let mut bases: [Model; 2] = Default::default();

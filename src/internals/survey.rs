@@ -55,8 +55,8 @@ impl Survey {
         }
     }
 
-    /// Scans all keys on all servers, one server after another. Calls `each` once for each key that begins
-    /// with `prefix`, and also to report progress.
+    /// Scans all keys on all servers, one server after another. Calls `each` for each key that begins with
+    /// `prefix` (once, unless `Outcome::Complete::may_repeat` is `true`), and also to report progress.
     ///
     /// The scan finds every key that exists during the whole scan. It may or may not find a key that is
     /// created or removed during the scan, or an item that a Memcached server moves from one of its lists to

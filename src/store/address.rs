@@ -4,7 +4,7 @@ use std::borrow::Cow;
 #[cfg(any(feature = "redis", feature = "memcached"))]
 use std::net::Ipv6Addr;
 
-/// The reason why no store can be made from an address.
+/// The reason why no store can be created from an address.
 ///
 /// The message repeats nothing from the address, which may contain a password, except file names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,7 @@ pub enum ConnectError {
     #[error("the TLS settings for the store cannot be used: {reason}")]
     #[non_exhaustive]
     Tls {
-        /// The setting or file that cannot be used, and why. It repeats nothing from the contents of a file.
+        /// The setting or file that cannot be used, and why. Repeats nothing from the contents of a file.
         reason: Cow<'static, str>,
     },
 }

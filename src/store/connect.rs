@@ -1,11 +1,12 @@
-//! Makes the store that an address specifies.
+//! Creates the store that an address specifies.
 
 use std::sync::Arc;
 
 use crate::store::address::{ConnectError, scheme};
 use crate::store::contract::Store;
 
-/// Makes the store that an address specifies, so that you can choose the store with an environment variable.
+/// Creates the store that an address specifies, so that you can choose the store with an environment
+/// variable.
 ///
 /// ```
 /// # #[cfg(feature = "memory")] {

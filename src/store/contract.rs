@@ -28,24 +28,24 @@ use crate::store::key::StoreKey;
 ///   [`TAG_LEN`](crate::store::TAG_LEN) bytes of `bytes`, the *write tag*, in every write, so a backend that
 ///   has no versions of its own can use the write tag as the version.
 /// - **Compare-and-set.** `replace` and a conditional `delete` receive the record that the key is expected to
-///   hold: its version, as this store returned it, and its bytes, as this store returned or received them
-///   with that version. A store may compare the version, the write tag or the whole value, whichever suits
-///   its backend. A decorator that changes the bytes, for example to encrypt them, passes on expected bytes
-///   that its inner store does not hold. Such a decorator therefore needs an inner store that compares
+///   hold: its version, as this store returned it, and the bytes that this store returned or received
+///   together with that version. A store may compare the version, the write tag or the whole value, whichever
+///   suits its backend. A decorator that changes the bytes, for example to encrypt them, passes on expected
+///   bytes that its inner store does not hold. Such a decorator therefore needs an inner store that compares
 ///   versions, as all stores in this crate do.
 /// - **Time to live.** `ttl` is at least one millisecond. A store must keep a key for at least `ttl`, so a
 ///   store whose backend counts in coarser units must round *up*. It may keep the key a few seconds longer,
-///   because the core enforces all deadlines itself, but it must not keep the key for ever. Once a key has
+///   because the core enforces all deadlines itself, but it must not keep the key forever. Once a key has
 ///   expired, every verb must treat it as missing. `replace` sets a new time to live, which may be longer or
 ///   shorter.
 /// - **Bytes** are opaque and binary. A store must accept every length from
 ///   [`TAG_LEN`](crate::store::TAG_LEN) up to 64 KiB, and may accept more. It must refuse a write that
 ///   exceeds the backend's limit, and leave the old record unchanged.
 /// - **Keys** are at most 200 bytes of printable ASCII without spaces.
-/// - **Errors.** [`Error::unavailable`], [`Error::refused`] and [`Error::too_large`] state that nothing was
+/// - **Errors.** [`Error::unavailable`], [`Error::refused`] and [`Error::too_large`] mean that nothing was
 ///   written. If a write may have reached the backend but its answer was lost, the error must be
 ///   [`Error::outcome_unknown`], and the store must never retry the write itself.
-/// - **Cancellation.** If the future of a call is dropped, its write may or may not take effect. Other calls
+/// - **Cancellation.** If the future of a call is dropped, the write may or may not take effect. Other calls
 ///   are not affected: no later call ever receives the answer to a dropped one.
 /// - **Time.** Every call ends within a bounded time, with an answer or an error. The core drops a call that
 ///   takes longer than its share of the request's time limit.
@@ -55,7 +55,7 @@ use crate::store::key::StoreKey;
 ///
 /// # Example
 ///
-/// This decorator counts the calls of `load`. [`Sessions::builder`](crate::Sessions::builder) takes any
+/// This decorator counts the calls to `load`. [`Sessions::builder`](crate::Sessions::builder) takes any
 /// store.
 ///
 /// ```
@@ -158,8 +158,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`Deleted::Conflict`]; if the key is missing, it is [`Deleted::Missing`]. Neither is an error.
     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted>;
 
-    /// Returns the examination that [`Sessions::check`](crate::Sessions::check) runs on the servers behind
-    /// this store.
+    /// Returns the [`Diagnose`] implementation with which [`Sessions::check`](crate::Sessions::check)
+    /// examines the servers behind this store.
     ///
     /// Return `None` if the store can report nothing beyond what its four verbs show; the check then tries
     /// only the verbs. A decorator forwards the call to its inner store.
@@ -171,7 +171,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 pub struct Version(u64);
 
 impl Version {
-    /// Makes a version from the backend's own number.
+    /// Creates a version from the backend's own number.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
@@ -195,7 +195,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Makes a record from these bytes and their version.
+    /// Creates a record from these bytes and their version.
     #[must_use]
     pub const fn new(bytes: Bytes, version: Version) -> Self {
         Self { bytes, version }

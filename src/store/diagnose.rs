@@ -88,8 +88,8 @@ pub trait Diagnose: Send + Sync {
     ///
     /// An implementation may read and write records only under keys from [`Probe::key`], and must write them
     /// with a time to live of [`Probe::TTL`]. Report a server that does not answer as a finding. When the
-    /// check's time is over, the future is dropped, and the findings that it has reported are kept. No
-    /// finding may contain a secret.
+    /// check's time is up, the future is dropped, and the findings reported so far are kept. No finding may
+    /// contain a secret.
     async fn diagnose(&self, probe: &Probe);
 }
 
@@ -166,8 +166,8 @@ impl Probe {
         Ok(None)
     }
 
-    /// Returns the bytes of a record to store under such a key, with a new write tag. The record is that of
-    /// an expired session that no cookie can open.
+    /// Returns the bytes of a record to store under a key from [`key`](Self::key), with a new write tag. The
+    /// record is that of an expired session that no cookie can open.
     ///
     /// # Errors
     ///
@@ -200,8 +200,8 @@ impl Probe {
     }
 
     /// Runs a part of the examination that may take too long, such as the examination of one of several
-    /// servers. If the part has not finished when the check's time is over, reports this about `subject` as
-    /// an error, and returns `None`.
+    /// servers. If the part has not finished when the check's time is up, this method reports an error about
+    /// `subject` and returns `None`.
     pub async fn part<T>(&self, subject: &str, part: impl Future<Output = T>) -> Option<T> {
         let answer = self.within_time(part).await;
         if answer.is_none() {

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The length of the write tag at the beginning of every record, in bytes.
 ///
-/// The core writes different bytes there in every write.
+/// The core changes these bytes in every write.
 pub const TAG_LEN: usize = 8;
 
 /// The kind of record under a key.
@@ -28,8 +28,8 @@ impl Kind {
 
 /// The key of a record: `namespace:epoch:kind:id`, at most 200 bytes of printable ASCII.
 ///
-/// A key is not a credential: it contains the public session id but no secret, and may be logged. The key of
-/// a directory record contains a hash of the principal.
+/// A key is not a credential: it contains the public session id but no secret, so it may be logged. The key
+/// of a directory record contains a hash of the principal.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct StoreKey {
     kind: Kind,

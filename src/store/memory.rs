@@ -67,13 +67,13 @@ impl MemoryStore {
     /// The minimum number of creates between two sweeps, so that a small store is not swept all the time.
     const SWEEP_AFTER: usize = 1024;
 
-    /// Makes an empty store that uses the system's clock and holds up to 100 000 records.
+    /// Creates an empty store that uses the system's clock and holds up to 100 000 records.
     #[must_use]
     pub fn new() -> Self {
         Self::with_clock(SystemClock)
     }
 
-    /// Makes an empty store that uses this clock to expire records and holds up to 100 000 records.
+    /// Creates an empty store that uses this clock to expire records and holds up to 100 000 records.
     ///
     /// In tests, give the same
     /// [`ManualClock`](https://docs.rs/unsticky/latest/unsticky/testing/struct.ManualClock.html)
@@ -156,8 +156,9 @@ impl MemoryStore {
         self.shared.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
     }
 
-    /// Sweeps once the number of creates since the last sweep has reached the number of records that the sweep left. A create therefore costs
-    /// O(1) on average, and at most about half of the records in the store expired long ago.
+    /// Sweeps once the number of creates since the last sweep has reached the number of records that the
+    /// sweep left. A create therefore costs O(1) on average, and the store at most about doubles in size
+    /// between two sweeps.
     fn sweep_if_due(&self, now: OffsetDateTime) {
         let created = self.shared.created.fetch_add(1, Ordering::Relaxed);
         if created >= self.shared.left.load(Ordering::Relaxed).max(Self::SWEEP_AFTER) {

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Wea
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
-/// Holds one value per runtime. A value is made at its runtime's first call and dropped when that runtime
-/// ends.
+/// Holds one value per runtime. A value is created when its runtime first asks for it, and dropped when that
+/// runtime ends.
 ///
 /// A task or a socket is driven by the runtime on which it was created. An actix application has one
 /// single-threaded runtime per worker. If workers shared tasks or sockets, a handler that blocks its worker
@@ -49,7 +49,7 @@ impl<T: Send + Sync + 'static> PerRuntime<T> {
             value
         };
         let release = ReleaseOnDrop { places: Arc::downgrade(&self.places), id };
-        // Not under the lock, because a runtime that is shutting down drops the task immediately.
+        // Done without holding the lock, because a runtime that is shutting down drops the task immediately.
         runtime.spawn(async move {
             let _release = release;
             let _ = store_dropped.await;
@@ -72,8 +72,8 @@ impl<T> Places<T> {
     }
 }
 
-/// Removes the entry of a runtime when the runtime drops its tasks. A later runtime may have the same id, and must not
-/// get the value of a runtime that has ended.
+/// Removes the entry of a runtime when the runtime drops its tasks. A later runtime may have the same id, and
+/// must not get the value of a runtime that has ended.
 struct ReleaseOnDrop<T> {
     places: Weak<Places<T>>,
     id: Id,
@@ -83,7 +83,7 @@ impl<T> Drop for ReleaseOnDrop<T> {
     fn drop(&mut self) {
         if let Some(places) = self.places.upgrade() {
             let gone: Vec<_> = places.write().extract_if(.., |(of, _)| *of == self.id).collect();
-            // Not under the lock, because this may drop connections.
+            // Dropped without holding the lock, because this may drop connections.
             drop(gone);
         }
     }

@@ -9,7 +9,7 @@ use rand::TryRng as _;
 
 use crate::store::key::{Kind, StoreKey, TAG_LEN};
 
-/// Makes a random key that no other test uses.
+/// Creates a random key that no other test uses.
 ///
 /// # Panics
 ///
@@ -19,7 +19,7 @@ pub fn random_key() -> StoreKey {
     StoreKey::new("conformance:0:", Kind::Session, &random_id())
 }
 
-/// Makes a record of `len` random bytes, but no fewer than [`TAG_LEN`].
+/// Creates a record of `len` random bytes, but no fewer than [`TAG_LEN`].
 ///
 /// # Panics
 ///
@@ -31,7 +31,7 @@ pub fn random_record(len: usize) -> Bytes {
     bytes.into()
 }
 
-/// Makes the text form of an id that no other test uses.
+/// Creates the text form of an id that no other test uses.
 pub(crate) fn random_id() -> String {
     URL_SAFE_NO_PAD.encode(random_record(16))
 }

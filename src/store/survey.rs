@@ -49,14 +49,14 @@ pub(crate) struct Plan<'a> {
 /// A report from a scan.
 #[derive(Debug, Clone, Copy)]
 pub enum Met<'a> {
-    /// A key under the prefix. Each key is reported once.
+    /// A key under the prefix. Each key is reported once, unless `Outcome::Complete::may_repeat` is `true`.
     Key {
         /// The server that holds the key, as `host:port`.
         server: &'a str,
         /// The whole key.
         key: &'a str,
         /// The length of the value; on Memcached, the size of the whole item. `None` if the server does not
-        /// permit the command for it, or if the key does not hold a string.
+        /// permit the command that returns the length, or if the key does not hold a string.
         bytes: Option<u64>,
     },
     /// How many keys on the server have been scanned so far, including those of other applications. On Redis
@@ -133,7 +133,8 @@ impl Pace {
 }
 
 /// The keys found on a server, each as a 64-bit hash. A server may return a key more than once while its hash
-/// table grows or shrinks. With ten million keys, one scan in about 400,000 has two keys with the same hash.
+/// table grows or shrinks. With ten million keys, one scan in about 400,000 has two keys with the same hash,
+/// and reports only one of them.
 #[derive(Default)]
 pub(super) struct Seen {
     hashes: HashSet<u64>,

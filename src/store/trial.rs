@@ -52,7 +52,7 @@ fn refusal_remedy(kind: ErrorKind, reason: &str) -> &'static str {
 impl Probe {
     /// Tries, on this key, everything that sessions need from a store: all four verbs, with comparisons that
     /// succeed and comparisons that fail. Reports whether the verbs follow the contract of [`Store`] and how
-    /// long a read takes. If the store does not answer a verb before the check's time is over, reports that
+    /// long a read takes. If the store does not answer a verb before the check's time is up, reports that
     /// verb. `subject` identifies the server that holds the key, and is empty if there is only one server.
     pub async fn try_verbs(&self, store: &dyn Store, key: &StoreKey, subject: &str) {
         let finding = match self.trial(store, key).await {
@@ -83,8 +83,8 @@ impl Probe {
         self.report(finding.about(subject.to_owned()));
     }
 
-    /// Like [`try_verbs`](Self::try_verbs), but chooses one of the check's own keys. Use it for a store that
-    /// has only one server or reports nothing else about itself.
+    /// Like [`try_verbs`](Self::try_verbs), but chooses one of the check's own keys. Use this method for a
+    /// store that has only one server or reports nothing else about itself.
     pub async fn try_store(&self, store: &dyn Store) {
         match self.key(|_| true) {
             Ok(Some(key)) => {
@@ -162,7 +162,7 @@ impl Probe {
         Ok(round_trip)
     }
 
-    /// Returns the store's answer to one command, if it arrives before the check's time is over.
+    /// Returns the store's answer to one command, if it arrives before the check's time is up.
     async fn answer<T>(
         &self,
         verb: &'static str,

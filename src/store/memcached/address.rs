@@ -5,7 +5,7 @@ use crate::store::address::{ConnectError, bracketed};
 const SCHEME: &str = "memcached://";
 const DEFAULT_PORT: u16 = 11211;
 
-/// Returns the servers as `host:port`, in the normalized form that is used to route keys.
+/// Returns the servers as `host:port`, in the normalised form that is used to route keys.
 pub(super) fn parse(url: &str) -> Result<Vec<String>, ConnectError> {
     let list = url
         .strip_prefix(SCHEME)

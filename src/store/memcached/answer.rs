@@ -30,8 +30,8 @@ pub(super) fn classify<T>(
     effect: Effect,
     answers: Vec<exp::Result<T>>,
 ) -> Vec<Result<T>> {
-    // If a batch fails, the client reports the failure for every operation without an answer. The failure belongs
-    // to the first of these operations. The others were sent but not answered.
+    // If a batch fails, the client reports the failure for every operation without an answer. The failure
+    // belongs to the first of these operations. The others were sent but not answered.
     let mut failed = false;
     let mut write = |error: exp::Error| match error {
         exp::Error::Ambiguous { .. } if std::mem::replace(&mut failed, true) => {
@@ -177,7 +177,7 @@ fn read_error(address: &str, error: exp::Error) -> Error {
 fn write_error(address: &str, error: exp::Error) -> Error {
     let reason = text(address, &error);
     match error {
-        // If these errors are not wrapped, the command was not sent completely, so it has no effect.
+        // If these errors are not wrapped, the command was not sent completely, so it had no effect.
         exp::Error::Io(_) | exp::Error::Timeout { .. } => Error::unavailable(reason),
         exp::Error::Usage(_) => Error::refused(reason),
         exp::Error::Ambiguous { source, .. } => {

@@ -26,7 +26,8 @@ impl Diagnose for MemcachedStore {
 }
 
 impl MemcachedStore {
-    /// Examines one server. All findings are reported together at the end, so that they stay next to each other.
+    /// Examines one server. All findings are reported together at the end, so that they stay next to each
+    /// other.
     async fn examine(&self, server: &Server, probe: &Probe) {
         let subject = format!("memcached at {}", server.address);
         let is_its_own = |key: &StoreKey| self.server(key).address == server.address;
@@ -91,7 +92,7 @@ async fn ask(server: &Server, probe: &Probe) -> Result<Told, Finding> {
 }
 
 enum Greeting {
-    /// The server answered. The flag says whether it knows the meta commands.
+    /// The server answered. The flag says whether the server knows the meta commands.
     Answered(Conversation, bool),
     Full,
 }

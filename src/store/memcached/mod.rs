@@ -37,7 +37,7 @@ use crate::store::per_runtime::PerRuntime;
 /// use unsticky::store::MemcachedStore;
 ///
 /// # fn main() -> Result<(), unsticky::ConnectError> {
-/// // Nothing is sent yet: connections are made when the first operation needs one.
+/// // Nothing is sent yet: a connection is opened when an operation first needs one.
 /// let store = MemcachedStore::connect("memcached://a,b:11212")?;
 /// assert_eq!(format!("{store:?}"), r#"MemcachedStore["a:11211", "b:11212"]"#);
 /// # Ok(())
@@ -46,7 +46,8 @@ use crate::store::per_runtime::PerRuntime;
 ///
 /// Operations that are ready at the same moment share a round trip. Each runtime that uses the store has its
 /// own queues and its own connections, at most six to each server, so a blocked runtime does not delay calls
-/// on the others. (actix-web has one runtime per worker.) Clones of a store share the queues and connections.
+/// on other runtimes. (actix-web has one runtime per worker.) Clones of a store share the queues and
+/// connections.
 ///
 /// The server must be Memcached 1.6.13 or newer. Do not start it with `-C`, which turns off the versions that
 /// this store compares. [`Sessions::check`](crate::Sessions::check) reports a server that is too old or was
@@ -54,25 +55,26 @@ use crate::store::per_runtime::PerRuntime;
 ///
 /// # Several servers
 ///
-/// Every key is stored on one server: the one with the highest score (rendezvous hashing). The score is the
-/// first 8 bytes, as a big-endian number, of `SHA-256(server || 0x00 || key)`, where `server` is `host:port` as
-/// configured, with the host in lower case. The order of the servers in the address does not matter. Give every
-/// process the same names: `localhost:11211` and `127.0.0.1:11211` count as two different servers.
+/// Every key is stored on one server: the server with the highest score for that key (rendezvous hashing).
+/// The score is the first 8 bytes, as a big-endian number, of `SHA-256(server || 0x00 || key)`, where
+/// `server` is `host:port` as configured, with the host in lower case. The order of the servers in the
+/// address does not matter. Give every process the same names: `localhost:11211` and `127.0.0.1:11211` count
+/// as two different servers.
 ///
 /// Servers have no weights. On a larger machine, run several servers, each on its own port.
 ///
-/// If a server is down, its records are unavailable until it is back; they do not move to other servers. The
-/// records on the other servers are not affected. An account's directory record may be on a different server
-/// from its sessions. If the server with the directory record is down, the user cannot sign in, and the
-/// account's sessions cannot be listed or revoked together. The user's sessions on other servers continue,
-/// and the user can sign out of them. In strict mode
+/// If a server is down, its records are unavailable until it is back, and lost if it was restarted; they do
+/// not move to other servers. The records on the other servers are not affected. A user's directory record
+/// and sessions can be on different servers. If the server with the directory record is down, the user cannot
+/// sign in, and the user's sessions cannot be listed or revoked together. The sessions on other servers
+/// continue, and the user can sign out of them. In strict mode
 /// ([`DirectoryMode::Strict`](crate::DirectoryMode::Strict)), these sessions are unavailable as well.
 ///
 /// # Changing the list of servers
 ///
 /// **If you add, remove or rename a server, change [`Builder::epoch`](crate::Builder::epoch) in the same
-/// release**, to a number that you have never used before. Do the same when you roll such a release back. Every
-/// user then has to sign in again.
+/// release**, to a number that you have never used before. Do the same when you roll back such a release.
+/// Every user then has to sign in again.
 ///
 /// ```
 /// use unsticky::Sessions;
@@ -92,16 +94,17 @@ use crate::store::per_runtime::PerRuntime;
 /// these records on different servers, and no error or event would report it:
 ///
 /// - Users whose session moved are signed out on the new processes. If they sign out there, or if their
-///   session is revoked there, the session stays signed in on the old processes.
-/// - An account whose directory record moved has two of them. `revoke_all` through one record misses the
-///   sessions listed in the other, even after the last old process has stopped.
-/// - A rollback makes ended sessions valid again.
+///   session is revoked there, the session remains signed in on the old processes.
+/// - A user whose directory record moved can end up with two directory records. `revoke_all` through one
+///   record misses the sessions listed in the other, even after the last old process has stopped.
+/// - After a rollback, sessions that ended on the new processes can be valid again.
 ///
 /// With a new epoch, a process uses only records that were written under its own list of servers. The old
 /// processes continue to serve the sessions of the old epoch until they stop, and the new processes cannot
 /// revoke those sessions. If that is not acceptable, stop the old processes before you start the new ones.
 ///
-/// The `memcached_rollout` example performs both kinds of rollout on real servers and counts the effects.
+/// The `memcached_rollout` example performs such a rollout on real servers, once with the old epoch and once
+/// with a new one, and counts the effects.
 ///
 /// # Limits
 ///
@@ -112,18 +115,18 @@ use crate::store::per_runtime::PerRuntime;
 ///   records. A restart or an eviction ends sessions. Monitor `evictions` in the server's statistics.
 ///   [`Sessions::check`](crate::Sessions::check) warns about evictions and about memory that is nearly full.
 /// - **If the server refuses a write, the session is lost.** Memcached deletes the old value of a key when it
-///   has no room for the new one. Therefore keep its maximum item size (`-I`, 1 MB by default) above the size
-///   of your largest record, and do not start it with `-M`. [`Sessions::check`](crate::Sessions::check) warns
-///   if either setting is wrong. The store itself refuses records of more than 1,000,000 bytes before sending
-///   them; such a refusal changes nothing on the server.
+///   has no room for the new one. Therefore keep the server's maximum item size (`-I`, 1 MB by default) above
+///   the size of your largest record, and do not start the server with `-M`.
+///   [`Sessions::check`](crate::Sessions::check) warns if either setting is wrong. The store itself refuses
+///   records of more than 1,000,000 bytes before sending them; such a refusal changes nothing on the server.
 /// - Memcached counts time to live in whole seconds and may expire a key up to a second early. The store
 ///   therefore rounds up and adds a second. A time to live that would end after January 2038 is shortened to
 ///   end then.
 /// - [`response_timeout`](MemcachedBuilder::response_timeout) covers a whole batch of up to 256 operations.
 ///   Increase it if your records are far larger than 64 KiB.
 /// - Versions are the server's CAS ids, which start over when the server restarts. A restart deletes all
-///   records, but a version from before the restart can coincide with that of a record stored later under the
-///   same key.
+///   records, but a version from before the restart can equal the version of a record that is stored under
+///   the same key afterwards.
 #[doc(alias("MemcacheStore", "MemcachedSessionStore"))]
 #[derive(Clone)]
 pub struct MemcachedStore {
@@ -189,8 +192,8 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Sets how long the answer to an operation may take after the operation was sent. Default: 400 ms. Keep it
-    /// below half of [`Builder::timeout`](crate::Builder::timeout).
+    /// Sets how long an operation may wait for its answer after it was sent. Default: 400 ms. Keep this
+    /// timeout below half of [`Builder::timeout`](crate::Builder::timeout).
     ///
     /// An operation fails without being sent if it has waited in the queue for longer than both this time and
     /// [`connect_timeout`](Self::connect_timeout). An operation that its caller has abandoned in the meantime
@@ -202,8 +205,8 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Sets how many reads, and how many writes, may wait for one server in one runtime. Default: 8192 of each.
-    /// The minimum is 1.
+    /// Sets how many reads, and how many writes, may wait for one server in one runtime. Default: 8192 of
+    /// each. The minimum is 1.
     ///
     /// Further operations fail at once with [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
     #[must_use]
@@ -212,7 +215,7 @@ impl MemcachedBuilder {
         self
     }
 
-    /// Makes the store. Sends nothing.
+    /// Creates the store. Sends nothing.
     #[must_use]
     pub fn build(self) -> MemcachedStore {
         let limits = self.limits;
@@ -229,7 +232,7 @@ const READ_BATCH: usize = 256;
 const WRITE_BATCH: usize = 16;
 
 impl MemcachedStore {
-    /// Makes a store from an address of the form `memcached://host[:port][,host[:port]…]`, with the default
+    /// Creates a store from an address of the form `memcached://host[:port][,host[:port]…]`, with the default
     /// settings of [`MemcachedBuilder`].
     ///
     /// The default port is 11211. Write an IPv6 address in brackets. This function sends nothing and resolves
@@ -380,8 +383,8 @@ fn checked_set(key: &StoreKey, bytes: &Bytes, ttl: Duration) -> Result<Set> {
     Ok(Set::new(key.as_str(), bytes).ttl(expiry(ttl, SystemTime::now())).return_cas())
 }
 
-/// Refuses keys that Memcached would not accept. If a key is too long, the server would read the record
-/// behind it as commands. One bad key would also make its whole batch fail.
+/// Refuses keys that Memcached would not accept. If a key were too long, the server would read the record
+/// that follows it as commands. One bad key would also make its whole batch fail.
 fn check_key(key: &StoreKey) -> Result<()> {
     let key = key.as_str();
     if key.len() > memcache::exp::MAX_KEY_LENGTH {

@@ -102,7 +102,7 @@ impl Node {
         Ok(client)
     }
 
-    /// Makes a client for this address only, so that all its connections lead to the same server.
+    /// Creates a client for this address only, so that all its connections lead to the same server.
     ///
     /// An answer from a Memcached server is final, even if it is a refusal. If there is no answer, another
     /// address may be tried.

@@ -1,4 +1,4 @@
-//! Turns the statistics of a server into findings. These functions are pure: they send nothing.
+//! Turns a server's statistics into findings. These functions are pure: they send nothing.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,8 +10,8 @@ use crate::check::{Finding, counted};
 /// The first release whose meta commands have the behaviour that the store needs.
 const MIN_RELEASE: Release = Release([1, 6, 13]);
 
-/// The size of an item without its key and its value: the header, the version, the flags, and the terminators of
-/// the key and the value. 59 bytes were measured without flags; other builds may need a few more.
+/// The size of an item without its key and its value: the header, the version, the flags, and the terminators
+/// of the key and the value. 59 bytes were measured without flags; other builds may need a few more.
 const ITEM_OVERHEAD: u64 = 64;
 
 /// The minimum that [`Builder::max_record_bytes`](crate::Builder::max_record_bytes) accepts.
@@ -98,7 +98,7 @@ pub(super) struct Told {
     pub(super) release: Option<Release>,
     pub(super) stats: Table,
     pub(super) settings: Table,
-    /// This process's time when the answer to `stats` arrived.
+    /// The time at which the answer to `stats` arrived, according to the clock that the sessions use.
     pub(super) heard: OffsetDateTime,
 }
 
@@ -233,8 +233,8 @@ impl Told {
         })
     }
 
-    /// Reports refused writes. Returns no finding if there were none, because `item_size` and `evictions` show whether
-    /// the server may refuse writes.
+    /// Reports refused writes. Returns no finding if there were none, because `item_size` and `evictions`
+    /// show whether the server may refuse writes.
     fn refused_writes(&self) -> Option<Finding> {
         let count = |name| number(&self.stats, name).unwrap_or(0);
         let (large, memory) = (count("store_too_large"), count("store_no_memory"));
@@ -286,7 +286,7 @@ impl Told {
         );
         let remedy = "Restart it with a higher connection limit (-c NUMBER), or let fewer processes \
                       connect to it.";
-        // The server refuses connections above the limit, or lets them wait.
+        // The server refuses connections above the limit, or makes them wait.
         let excess = count("rejected_connections").saturating_add(count("listen_disabled_num"));
         if excess > 0 {
             let sentence = format!(

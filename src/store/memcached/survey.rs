@@ -128,7 +128,8 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Returns the number of all items on the server, including those of other applications, and their size in bytes.
+    /// Returns the number of all items on the server, including those of other applications, and their size
+    /// in bytes.
     async fn totals(&mut self) -> Result<(u64, u64)> {
         self.send("stats").await?;
         let (mut items, mut bytes) = (None, None);

@@ -27,7 +27,7 @@ pub(super) struct Address {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Servers {
     One(Place),
-    /// Some nodes of a cluster. Each of them knows all the others.
+    /// Some nodes of a cluster. Each node knows all the others.
     Cluster(Vec<Place>),
     /// Sentinels, and the name under which they watch the master.
     Sentinel {
@@ -37,7 +37,7 @@ pub(super) enum Servers {
 }
 
 impl Servers {
-    /// For `Debug`. Prints no user name and no password.
+    /// Adds the servers to the output of `Debug`, without a user name or password.
     pub(super) fn describe(&self, debug: &mut fmt::DebugStruct<'_, '_>) {
         let list =
             |places: &[Place]| -> Vec<String> { places.iter().map(Place::to_string).collect() };

@@ -6,7 +6,7 @@ use ::redis::{Arg, Cmd, RedisError};
 
 use crate::store::redis::place::Place;
 
-/// An error that the server gave as its answer.
+/// An error that the server returned.
 ///
 /// A server may echo a command in its error, and a proxy may do so in words of its own, so any part of the
 /// message can contain a record or a password. Only messages that match [`KNOWN`] or [`SCRIPT_ERRORS`] are
@@ -216,7 +216,7 @@ const SCRIPT_ERRORS: &[Known] = &[
 ];
 
 impl Answer {
-    /// Returns the server's answer if this error is one.
+    /// Returns the server's answer, if the error came from the server.
     pub(super) fn of(server: Option<String>, command: &Cmd, error: &RedisError) -> Option<Self> {
         let code = error.code()?;
         let command = match command.args_iter().next() {
@@ -227,7 +227,7 @@ impl Answer {
         Some(Self { redirect: Redirect::of(error), ..answer })
     }
 
-    /// Makes an answer from an error line, without its minus sign, that was received while connecting.
+    /// Creates an answer from an error line, without its minus sign, that was received while connecting.
     pub(super) fn of_line(command: &str, line: &str) -> Self {
         let (code, detail) = line.split_once(' ').unwrap_or((line, ""));
         Self::new(Some("it".to_owned()), command.to_owned(), code, detail)
@@ -425,7 +425,8 @@ fn proves_nothing_written(code: &str, detail: &str) -> bool {
     }
 }
 
-/// Describes why a command failed while connecting, without anything that the server may have echoed.
+/// Describes why a command that was sent while connecting failed, without anything that the server may have
+/// echoed.
 pub(super) fn explained(command: &Cmd, error: &RedisError) -> String {
     match Answer::of(Some("it".to_owned()), command, error) {
         Some(answer) => answer.to_string(),
@@ -566,7 +567,7 @@ mod tests {
         ] {
             assert!(!answer_to("EVALSHA", &line).is_of_nothing_written(), "{line}");
         }
-        // In answer to a command that runs no script, none of these forms means anything.
+        // If the command runs no script, none of these forms proves anything.
         for line in [
             format!("ERR {DENIED} script: 5f, on @user_script:2."),
             "ERR Error running script (call to f_5f): @user_script:2: -OOM".to_owned(),

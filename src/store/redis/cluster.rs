@@ -21,7 +21,8 @@ use crate::store::redis::place::Place;
 use crate::store::redis::reply::{field, text};
 
 /// The maximum number of redirects that a command follows. While slots move, there can be several: from the
-/// node in an outdated map, to the node that has the slot, to the node to which the slot is being moved.
+/// node in an outdated map to the node that has the slot, and from there to the node to which the slot is
+/// being moved.
 const MAX_REDIRECTS: usize = 4;
 
 /// The limits for the interval between renewals of the map. The interval grows while the map stays the same.
@@ -40,8 +41,8 @@ pub(super) struct Cluster {
     nodes: Mutex<HashMap<Place, Node>>,
     map: RwLock<Arc<Map>>,
     renewal: AtomicU8,
-    /// Incremented when a node cannot be reached and at each renewal, so that a different node is tried
-    /// first.
+    /// Incremented when a node cannot be reached and at each renewal, so that a different node is tried first
+    /// the next time.
     turn: AtomicUsize,
 }
 
@@ -71,8 +72,8 @@ impl Cluster {
         self.map().node(slot(key.as_bytes())).cloned()
     }
 
-    /// Sends a command whose slot has no node in the map to the first node that can be reached. Every node
-    /// redirects to the right one.
+    /// Sends a command to the first node that can be reached. Used if the map has no node for the command's
+    /// slot: every node redirects to the right one.
     pub(super) async fn send_to_any(
         self: &Arc<Self>,
         key: &str,
@@ -94,8 +95,8 @@ impl Cluster {
         Err(failure)
     }
 
-    /// Tries other nodes after a command failed on one, as long as the command certainly had no effect and
-    /// another node is known to have the key.
+    /// Tries other nodes after a command has failed on one, as long as the command certainly had no effect
+    /// and another node is known to have the key.
     pub(super) async fn go_on(
         self: &Arc<Self>,
         key: &str,
@@ -140,7 +141,7 @@ impl Cluster {
         Err(failure)
     }
 
-    /// Renews the map in a task for which no command waits.
+    /// Renews the map in a separate task, so that no command waits for it.
     pub(super) fn renew(self: &Arc<Self>) {
         if self.renewal.swap(WANTED, Ordering::AcqRel) == IDLE {
             tokio::spawn(renew(Arc::downgrade(self)));
@@ -171,7 +172,7 @@ impl Cluster {
         [masters, others].concat()
     }
 
-    /// Returns the node for an entry in the address. Its certificate must be valid for the name in the
+    /// Returns the node for an entry in the address. The node's certificate must be valid for the name in the
     /// address, even if the node announces a different name. Otherwise the store could not recover from a
     /// wrong announcement.
     fn seed_at(&self, place: &Place) -> Node {
@@ -198,7 +199,7 @@ impl Cluster {
         known.unwrap_or_else(|| node(&self.settings, server))
     }
 
-    /// Makes a separate connection to a server.
+    /// Creates a separate connection to a server.
     pub(super) fn separate_link(&self, server: &Server) -> Node {
         node(&self.settings, self.addressed(server.clone()))
     }
@@ -333,7 +334,8 @@ impl Drop for ReleaseOnDrop {
     }
 }
 
-/// Returns the answer from the first node that answers. If a node takes long, the next one is asked as well.
+/// Returns the answer from the first node that answers. If a node is slow to answer, the next one is asked as
+/// well.
 async fn ask(candidates: Vec<Node>) -> Option<Vec<Range>> {
     let mut answers = FuturesUnordered::new();
     let mut candidates = candidates.into_iter();
@@ -391,7 +393,7 @@ impl Layout {
         slots.sum::<u32>() == u32::from(SLOTS)
     }
 
-    /// Returns whether the node that gave this answer gives the same answer now.
+    /// Returns whether the node that gave this answer still gives the same answer.
     pub(super) async fn is_still_valid(&self) -> bool {
         let Some(master) = self.masters.first() else { return false };
         let ranges = ask_node(Arc::clone(master)).await;
@@ -452,7 +454,7 @@ pub(super) struct Range {
 /// outside any cluster answers.
 fn parse(answer: &Value, answered: &Place) -> Option<Vec<Range>> {
     let Value::Array(ranges) = answer else { return None };
-    // An invalid range is ignored: redirects lead to the nodes of its slots.
+    // An invalid range is ignored: commands for its slots are redirected to the right nodes.
     let ranges: Vec<_> = ranges.iter().filter_map(|range| parse_range(range, answered)).collect();
     (!ranges.is_empty()).then_some(ranges)
 }
@@ -645,7 +647,7 @@ mod tests {
         assert_eq!(known(), "h:1 h:2");
         cluster.install(&[range(2, None, &[1])]);
         assert!(Arc::ptr_eq(&cluster.node_at(Place::tcp("h", 1)), &first));
-        // Without TLS, the name of a certificate does not matter.
+        // Without TLS, the certificate name does not matter.
         cluster.install(&[range(1, Some("n"), &[])]);
         assert!(Arc::ptr_eq(&cluster.node("key").unwrap(), &first));
         assert_eq!(known(), "h:1");

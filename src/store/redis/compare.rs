@@ -60,7 +60,7 @@ impl CompareAndSet<'_> {
     }
 }
 
-/// A script that runs atomically in the server.
+/// A script that the server runs atomically.
 struct Atomic {
     source: &'static str,
     hash: String,

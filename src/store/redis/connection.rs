@@ -64,7 +64,7 @@ pub(super) trait FindMaster: Send + Sync {
     fn suspect(&self);
 }
 
-/// Why a command has no value as its result.
+/// The reason why a command returned no value.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The command was not sent.
@@ -113,8 +113,8 @@ pub(super) struct SharedConnection {
 }
 
 struct State {
-    /// The number of attempts to connect. It ensures that the end of an old connection does not discard a
-    /// newer one.
+    /// The number of attempts to connect. It identifies a connection, so that the end of an old one does not
+    /// discard a newer one.
     generation: u64,
     phase: Phase,
 }
@@ -279,7 +279,8 @@ impl SharedConnection {
         };
         if let Some(sender) = begun {
             let release = ReleaseOnDrop { shared: Arc::downgrade(self), generation };
-            // Runs in a separate task, so that a command that stops waiting does not stop the attempt for the others.
+            // Runs in a separate task, so that a command that stops waiting does not stop the attempt for the
+            // others.
             let (settings, target) = (self.settings.clone(), self.target.clone());
             tokio::spawn(connect(settings, target, release, sender));
         }
@@ -445,8 +446,8 @@ impl Lease<'_> {
         *self.link.is_sentinel.get_or_init(|| is_sentinel)
     }
 
-    /// Returns which compare-and-set commands the server has, if that is known. A separate task tries them, so no
-    /// command waits for the trial.
+    /// Returns which compare-and-set commands the server has, if that is known. A separate task tries them,
+    /// so no command waits for the trial.
     pub(super) fn native(&self, key: &StoreKey) -> Option<&Native> {
         let Self { shared, link, .. } = self;
         let native = link.native.get();
@@ -531,12 +532,12 @@ impl Drop for Connection {
     }
 }
 
-/// How long a connection must have been silent for an abandoned command to discard it. A client that
-/// disconnects early must not cost a connection each time.
+/// When a command is abandoned, its connection is discarded if it has been silent for at least this long. A
+/// client that disconnects early must not cost a connection each time.
 const LONG: Duration = Duration::from_millis(100);
 
 /// A command that is waiting for its answer. If the command is abandoned, because its time limit has passed
-/// or its caller was dropped, the connection is considered dead if it has been silent for long.
+/// or its caller was dropped, the connection is considered dead if it has been silent for too long.
 struct Waiting<'a> {
     shared: &'a SharedConnection,
     link: &'a Connection,

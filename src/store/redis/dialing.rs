@@ -26,7 +26,7 @@ use crate::store::redis::waits::Waits;
 /// How to connect, and the time limits.
 #[derive(Clone)]
 pub(super) struct Settings {
-    /// The credentials, the database and the version of the protocol.
+    /// The credentials, the database and the protocol version.
     pub(super) login: RedisConnectionInfo,
     pub(super) tls: Option<Tls>,
     pub(super) connect_timeout: Duration,
@@ -166,7 +166,7 @@ pub(super) async fn multiplex(
     Ok((connection, Batching { driver: Box::pin(driver), yielded: false, heartbeat }))
 }
 
-/// Returns the part of the login that the greeting has not sent, which is only the version of the protocol.
+/// Returns the part of the login that the greeting has not sent, which is only the protocol version.
 pub(super) fn unspoken(settings: &Settings) -> RedisConnectionInfo {
     RedisConnectionInfo::default().set_skip_set_lib_name().set_protocol(settings.login.protocol())
 }

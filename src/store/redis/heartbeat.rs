@@ -15,8 +15,8 @@ const BEAT: Duration = Duration::from_millis(50);
 /// Beats while a connection is in use or a command is waiting on it.
 ///
 /// If a new timer is due before all the others, Tokio wakes its runtime with a system call. Every request has
-/// a time limit, so each command in a quiet moment would cost such a system call. The heartbeat's timer is
-/// always due earlier than the limits, so the system call is needed only once.
+/// a time limit, so each command on an otherwise idle runtime would cost such a system call. The heartbeat's
+/// timer is always due earlier than the limits, so the system call is needed only once.
 pub(super) struct Heartbeat {
     waits: Arc<Waits>,
     length: Duration,
@@ -26,7 +26,7 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// If the response timeout is shorter than the interval, it becomes the interval.
+    /// If the response timeout is shorter than `BEAT`, it is used as the interval.
     pub(super) fn new(waits: Arc<Waits>, response_timeout: Duration) -> Self {
         let length = response_timeout.clamp(Duration::from_millis(1), BEAT);
         Self { waits, length, timer: Box::pin(sleep(length)), is_beating: true, was_used: false }

@@ -1,4 +1,5 @@
-//! The store for Redis and Valkey. A record is one string; its version is the string's first eight bytes.
+//! The store for Redis and Valkey. Each record is stored as one string, whose first eight bytes are its
+//! version.
 
 mod address;
 mod answer;
@@ -60,7 +61,7 @@ use crate::store::redis::topology::Topology;
 /// use unsticky::store::RedisStore;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // Nothing is sent yet: connections are made when the first command needs one.
+/// // Nothing is sent yet: a connection is opened when a command first needs one.
 /// let store = RedisStore::builder("redis://app:secret@localhost:6379")?
 ///     .response_timeout(Duration::from_millis(250))
 ///     .build()?;
@@ -75,23 +76,25 @@ use crate::store::redis::topology::Topology;
 /// - [`connect`](Self::connect) and [`builder`](Self::builder) open the crate's own connections. Use one of
 ///   these two; they are the **fast path**.
 ///   - Each runtime that uses the store has one connection to each server. (actix-web has one runtime per
-///     worker.) A blocked runtime therefore does not delay commands from the others.
+///     worker.) A blocked runtime therefore does not delay commands from other runtimes.
 ///   - A connection is opened for the first command and then shared by all commands. Commands that are ready
 ///     at the same time are sent in one write.
 ///   - If the server has closed a connection, the next command opens a new one. A connection that has gone
 ///     silent is replaced after the first command that gets no answer. Host names are resolved for each new
 ///     connection.
-///   - There is no back-off: the first command after the server is back succeeds. If a server refuses a write
-///     because it has become a replica, the store sends the write once more, on a new connection.
-/// - [`from_connection`](Self::from_connection) uses a connection from the `redis` crate, for settings that
-///   neither an address nor the builder can express.
+///   - There is no back-off: the first command that is sent after the server is back succeeds. If a server
+///     refuses a write because it has become a replica, the store sends the write once more, on a new
+///     connection.
+/// - [`from_connection`](Self::from_connection) uses a connection from the `redis` crate. Use this
+///   constructor only for settings that neither an address nor the builder can express.
 ///
 /// # Compare-and-set
 ///
 /// For `replace` and the conditional `delete`, the server compares and writes in one atomic step. If the
-/// server has a command for that, the store uses it: `SET … IFEQ` (Valkey 8.1, Redis 8.4), `DELIFEQ` (Valkey
-/// 9) or `DELEX … IFEQ` (Redis 8.4). Each of these commands takes the server about half as long as a script.
-/// The store runs a short Lua script, which compares the record's write tag, in the remaining cases:
+/// server has its own command for this, the store uses that command: `SET … IFEQ` (Valkey 8.1, Redis 8.4),
+/// `DELIFEQ` (Valkey 9) or `DELEX … IFEQ` (Redis 8.4). Each of these commands takes the server about half as
+/// long as a script. The store runs a short Lua script, which compares the record's write tag, in the
+/// remaining cases:
 ///
 /// - the server has no such command, or the user may not run it;
 /// - the record is longer than 4 KiB: with the command, the store would have to send the whole old record for
@@ -108,8 +111,8 @@ use crate::store::redis::topology::Topology;
 ///
 /// # Permissions
 ///
-/// These are all the permissions that the user needs in the server's access control list (ACL). `NAMESPACE`
-/// is the [namespace](crate::Builder::namespace) that you set on the builder.
+/// The store needs only the following permissions in the server's access control list (ACL). `NAMESPACE` is
+/// the [namespace](crate::Builder::namespace) that you set on the builder.
 ///
 /// ```text
 /// # one server
@@ -124,47 +127,48 @@ use crate::store::redis::topology::Topology;
 ///
 /// | command | effect if it is not permitted |
 /// |---|---|
-/// | `GET`, `SET`, `DEL`, `GETRANGE`, `EVAL`, `EVALSHA` | sessions cannot be kept |
+/// | `GET`, `SET`, `DEL`, `GETRANGE`, `EVAL`, `EVALSHA` | sessions do not work |
 /// | `SELECT`, for a database other than 0 | the connection fails |
-/// | `DELIFEQ` on Valkey 9, `DELEX` on Redis 8.4 | the store deletes with the script, which takes the server longer |
+/// | `DELIFEQ` on Valkey 9, `DELEX` on Redis 8.4 | the store uses the script to delete, which costs the server more time |
 /// | `CLUSTER SLOTS` | most commands are sent twice, and a server that is not a cluster node is not recognised as such |
 /// | `ASKING` | while a slot is being moved, commands fail for those of its keys that have already moved |
-/// | `ROLE` | the connection to a server that Sentinels watch fails |
+/// | `ROLE` | connecting to a server that Sentinels watch fails |
 /// | `SENTINEL MASTER`, `SENTINEL GET-MASTER-ADDR-BY-NAME` | the Sentinel's answer is ignored |
 /// | `SENTINEL REPLICAS` | after a planned failover, the store writes to the old master for up to a second longer |
 /// | `SUBSCRIBE`, with the three channels | the store can notice a failover up to a second later |
 /// | `CLIENT SETINFO` | none, except that newer servers record the refusal in `ACL LOG` |
 ///
-/// [`Sessions::check`](crate::Sessions::check) also uses `+info +config|get +time`. If one of these is not
-/// permitted, the report contains a note in place of the information from that command. Sessions are not
-/// affected.
+/// [`Sessions::check`](crate::Sessions::check) also uses the permissions `+info +config|get +time`, in a
+/// cluster `+cluster|info +cluster|nodes`, and on a Sentinel `+sentinel|ckquorum`. If a command is not
+/// permitted, a note in the report says what is unknown because of that. Sessions are not affected.
 ///
 /// # Redis Cluster
 ///
-/// An address such as `redis+cluster://a:7000,b:7001` names some of the nodes, and the store learns the
-/// others from them. Every command has one key. The store computes the key's slot and sends the command to
+/// An address such as `redis+cluster://a:7000,b:7001` names some of the nodes, and the store learns about the
+/// others from these. Every command has one key. The store computes the key's slot and sends the command to
 /// the node that serves the slot.
 ///
 /// - A node that does not have the key only answers `MOVED` or `ASK`, and changes nothing. The store then
 ///   sends the command to the node named in the answer. It follows at most four such redirects. **You can
 ///   move slots under load**: no request fails and nothing is lost.
 /// - The store renews its map of slots in the background, at most once every 100 ms, from the first node that
-///   answers. No command waits for this. An outdated map only costs an extra round trip.
+///   answers. No command waits for this. An outdated map costs only an extra round trip.
 /// - While a master is down, its keys are unavailable until the cluster has promoted a replica. The store
-///   notices the promotion within about 100 ms. **By default, a whole cluster stops** while one slot has no
+///   notices the promotion within about 100 ms. **By default, the whole cluster stops** while any slot has no
 ///   master. With `cluster-require-full-coverage no`, the other shards continue.
 /// - A user's directory record and sessions can be on different shards. While the shard with the directory
 ///   record is down, the user cannot sign in, and the user's sessions cannot be listed or revoked together;
-///   existing sessions continue. While the shard with a session is down, only that session is unavailable;
-///   the user can sign in again.
+///   existing sessions continue, except in [strict mode](crate::DirectoryMode::Strict). While the shard with
+///   a session is down, only that session is unavailable; the user can sign in again.
 /// - Replication is asynchronous, so a failover can lose the last writes: see
 ///   [below](#what-a-failover-loses).
 /// - Nodes must announce addresses that the application can reach. If a node announces no host, the store
 ///   uses the host of the node that answered.
 /// - With TLS, a node's certificate must be valid for the host that the node announces; if the node announces
 ///   a host name in addition to an IP address (`cluster-announce-hostname`), the certificate must be valid
-///   for that name. Also set `cluster-preferred-endpoint-type hostname`: a redirect to a node that has no
-///   slots yet contains only the node's preferred endpoint, and the store has not yet learnt its host name.
+///   for that name. The certificate of a node in the address must also be valid for the host in the address.
+///   Also set `cluster-preferred-endpoint-type hostname`: a redirect to a node that has no slots yet contains
+///   only the node's preferred endpoint, and the store does not know the node's host name yet.
 ///   [`tls_server_name`](RedisBuilder::tls_server_name) replaces all of these names. Nodes pass these
 ///   announcements to each other over the cluster bus: protect the bus (`tls-cluster yes`), and trust only an
 ///   authority of your own.
@@ -179,12 +183,13 @@ use crate::store::redis::topology::Topology;
 /// `sentinel announce-hostnames yes`).
 ///
 /// - For each new connection, the store asks all Sentinels and uses the answer from the Sentinel that knows
-///   of the newest failover (the greatest configuration epoch). It does not matter if a Sentinel is down or
-///   slow. The server must then confirm with `ROLE` that it is a master.
+///   of the newest failover (the greatest configuration epoch). One answer is enough, so a Sentinel that is
+///   down or slow does no harm. The server named in the answer must then confirm with `ROLE` that it is a
+///   master.
 /// - Each runtime subscribes to the Sentinels' events and also polls the Sentinels every second. When another
-///   server has become the master, the next command goes there. During a failover, the store asks the chosen
-///   replica itself whether it is already the master, because the Sentinels report a promotion up to a second
-///   late.
+///   server has become the master, the next command goes to that server. During a failover, the store asks
+///   the chosen replica itself whether it is already the master, because the Sentinels report a promotion up
+///   to a second late.
 /// - If a server answers `READONLY`, `MASTERDOWN` or `NOREPLICAS`, the store asks the Sentinels again.
 ///
 /// # What a failover loses
@@ -197,9 +202,8 @@ use crate::store::redis::topology::Topology;
 /// - Before a planned failover with Sentinel, pause writes: `CLIENT PAUSE 10000 WRITE` on the master.
 /// - A planned failover in a cluster (`CLUSTER FAILOVER` without `FORCE` or `TAKEOVER`) pauses writes by
 ///   itself.
-/// - With `min-replicas-to-write 1` and `min-replicas-max-lag 2`, a master refuses writes from two seconds
-///   after it has lost its last replica. Writes that it acknowledged within these two seconds can still be
-///   lost.
+/// - With `min-replicas-to-write 1` and `min-replicas-max-lag 2`, a master refuses writes once it has had no
+///   replica for two seconds. Writes that it acknowledged during these two seconds can still be lost.
 ///
 /// The [topologies](crate::guide::topologies) page of the guide has measured figures.
 ///
@@ -207,9 +211,9 @@ use crate::store::redis::topology::Topology;
 ///
 /// With the `redis-tls` feature, an address that begins with `rediss://` or `valkeys://` uses TLS. The server
 /// must present a certificate that is valid for the host in the address, issued by an authority that the
-/// system trusts or that is in the file named by the `SSL_CERT_FILE` environment variable. To change these
-/// settings for one store, use the builder or options in the address. The options have the same names as in
-/// `redis-cli`.
+/// system trusts or, if the `SSL_CERT_FILE` environment variable is set, by one in the file that it names. To
+/// change these settings for one store, use the builder or options in the address. The options have the same
+/// names as in `redis-cli`.
 ///
 /// | builder | address | meaning |
 /// |---|---|---|
@@ -241,7 +245,7 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Makes a store from an address, with the default settings of [`RedisBuilder`]. The address has one of
+    /// Creates a store from an address, with the default settings of [`RedisBuilder`]. The address has one of
     /// these forms:
     ///
     /// | address | servers |
@@ -249,31 +253,31 @@ impl RedisStore {
     /// | `redis://[user:password@]host[:port][/database]` | one server, by default on port 6379 |
     /// | `redis+cluster://[user:password@]host[:port][,host[:port]…]` | the [cluster](Self#redis-cluster) to which these nodes belong, by default on port 6379 |
     /// | `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]` | the master that these [Sentinels](Self#redis-sentinel) watch under this name; their default port is 26379 |
-    /// | `redis+unix:///path?db=0&user=…&pass=…`, `unix://…` | one server, through a unix socket |
+    /// | `redis+unix:///path?db=0&user=…&pass=…`, `unix://…` | one server, through a Unix socket |
     ///
-    /// Write `rediss` in place of `redis`, as in `rediss+cluster://`, for [TLS](Self#tls) (feature
-    /// `redis-tls`). `valkey` and `valkeys` are other names for `redis` and `rediss`.
+    /// Write `rediss` in place of `redis`, as in `rediss+cluster://`, for [TLS](Self#tls), which requires the
+    /// `redis-tls` feature. `valkey` and `valkeys` are other names for `redis` and `rediss`.
     ///
-    /// Each form accepts the option `?protocol=resp3`. With TLS, it also accepts the options in the
-    /// [table above](Self#tls), as in `rediss://host/?cacert=/etc/redis/ca.pem`. Other options and fragments are
-    /// refused. Percent-encode the characters `#`, `?`, `/`, `@` and `%` in a user name or a password, and `%`,
-    /// `&`, `+`, `@` and `#` in the value of an option.
+    /// Each form accepts the `?protocol=resp3` option. With TLS, it also accepts the options in the
+    /// [table above](Self#tls), as in `rediss://host/?cacert=/etc/redis/ca.pem`. Other options and fragments
+    /// are refused. Percent-encode the characters `#`, `?`, `/`, `@` and `%` in a user name or password, and
+    /// `%`, `&`, `+`, `@` and `#` in the value of an option.
     ///
     /// An address that begins with `redis://` must lead to a master. If it leads to a cluster node, a
     /// Sentinel or a replica, the error from the first command that fails says so.
     ///
-    /// This function sends nothing and resolves no host name. Commands must run inside a tokio runtime that has
-    /// I/O and time enabled.
+    /// This function sends nothing and resolves no host name. Commands must run inside a tokio runtime that
+    /// has I/O and time enabled.
     ///
     /// # Errors
     ///
     /// [`ConnectError`] if the address has none of these forms, if a feature that it needs is not enabled, or
-    /// if a file for TLS cannot be used.
+    /// if a TLS file cannot be used.
     pub fn connect(url: &str) -> Result<Self, ConnectError> {
         Self::builder(url)?.build()
     }
 
-    /// Returns a builder, with which you can change the settings before the store is made. The address has
+    /// Returns a builder, with which you can change the settings before you create the store. The address has
     /// one of the forms that [`connect`](Self::connect) lists.
     ///
     /// # Errors
@@ -286,11 +290,11 @@ impl RedisStore {
         Ok(RedisBuilder { servers, settings, sentinel_login, has_tls_in_vain: false })
     }
 
-    /// Makes a store that uses a connection made by the application: a `MultiplexedConnection`, a
+    /// Creates a store that uses a connection made by the application: a `MultiplexedConnection`, a
     /// `ConnectionManager`, a `ClusterConnection`, or another type that implements `ConnectionLike`.
     ///
-    /// This is slower than [`connect`](Self::connect), and reconnecting and time limits are left to the
-    /// connection:
+    /// Such a store is slower than one from [`connect`](Self::connect), and reconnecting and time limits are
+    /// left to the connection:
     ///
     /// - A `MultiplexedConnection` never reconnects. Use it in tests only.
     /// - Configure a `ConnectionManager` with few retries and short delays: by default, one command can wait
@@ -326,14 +330,14 @@ impl RedisStore {
         self.send(key, command).await.map_err(|failure| failure.into_error(Access::Write))
     }
 
-    /// Makes a change, at most once. Returns what the script returns: 1 if the change was made, `Nil` if the
-    /// key is missing, or otherwise the record that the key holds.
+    /// Makes the change, at most once. Returns what the script returns: 1 if the change was made, `Nil` if
+    /// the key is missing, or otherwise the record that the key holds.
     async fn compare_and_set(&self, operation: &CompareAndSet<'_>) -> Result<Value> {
         if self.is_done_natively(operation).await? {
             return Ok(Value::Int(1));
         }
         match self.send(operation.key, &operation.by_hash()).await {
-            // The server has run nothing. `EVAL` runs the script and makes the server cache it.
+            // The server has run no script. `EVAL` runs the script and makes the server cache it.
             Err(Failure::Answered(answer)) if answer.code == "NOSCRIPT" => {
                 Box::pin(self.write(operation.key, &operation.by_source())).await
             }
@@ -341,10 +345,11 @@ impl RedisStore {
         }
     }
 
-    /// Returns whether the server made the change with its own compare-and-set command. If `false`, nothing
-    /// was written, and the caller runs the script to find out why.
+    /// Returns whether the server made the change with its own compare-and-set command. If it did not,
+    /// nothing was written; the caller then runs the script, which makes the change or shows why it cannot be
+    /// made.
     async fn is_done_natively(&self, operation: &CompareAndSet<'_>) -> Result<bool> {
-        // A connection made by the application may lead to several servers, some of them older.
+        // A connection made by the application may lead to several servers, some of which may be older.
         let Route::Own(own) = &self.route else { return Ok(false) };
         if !COMPARED.contains(&operation.expected.bytes.len()) {
             return Ok(false);
@@ -460,7 +465,7 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-/// Configures how a [`RedisStore`] connects. Made by [`RedisStore::builder`].
+/// Configures how a [`RedisStore`] connects. Returned by [`RedisStore::builder`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -475,7 +480,7 @@ impl fmt::Debug for RedisStore {
 ///     .build()?;
 /// # let _ = store;
 ///
-/// // TLS settings require an address that uses TLS; Sentinel credentials, an address that names Sentinels.
+/// // Sentinel credentials are refused unless the address names Sentinels.
 /// let builder = RedisStore::builder("redis://localhost")?;
 /// assert!(builder.sentinel_credentials(None, "secret").build().is_err());
 /// # Ok(())
@@ -494,15 +499,15 @@ pub struct RedisBuilder {
 impl RedisBuilder {
     /// Sets how long connecting may take, including name resolution, TLS and authentication. Default: 400 ms.
     ///
-    /// If it takes longer, the commands that wait for the connection fail with
+    /// If connecting takes longer, the commands that wait for the connection fail with
     /// [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
     }
 
-    /// Sets how long a command may wait for its answer. Default: 400 ms. Keep it at least 50 ms below half of
-    /// [`Builder::timeout`](crate::Builder::timeout).
+    /// Sets how long a command may wait for its answer. Default: 400 ms. Keep this timeout at least 50 ms
+    /// below half of [`Builder::timeout`](crate::Builder::timeout).
     ///
     /// The store looks for overdue commands every 50 ms, or at intervals of this timeout if the timeout is
     /// shorter. A command can therefore fail up to one interval late, and later still if the runtime is
@@ -538,7 +543,7 @@ impl RedisBuilder {
         self
     }
 
-    /// Makes the store. Reads the TLS files, but sends nothing to the servers.
+    /// Creates the store. Reads the TLS files, but sends nothing to the servers.
     ///
     /// # Errors
     ///
@@ -690,20 +695,21 @@ impl Failure {
                 Error::outcome_unknown(answer.to_string())
             }
             // The server has written nothing: each command writes at most once, as its last step, so a
-            // command that ends in an error of this kind did not write.
+            // command that fails with an error of this kind did not write.
             Self::Answered(answer) if answer.is_passing() => Error::unavailable(answer.to_string()),
             Self::Answered(answer) => Error::refused(answer.to_string()),
         }
     }
 }
 
-/// The lengths, in bytes, of the records that are compared with the server's own command. This command needs
-/// the whole old record. For longer records the script is cheaper, because it compares only the write tag. A
-/// record that is too short to have a write tag was not written by this crate, and is not changed.
+/// The lengths, in bytes, of the records for which the server's own compare-and-set command is used. This
+/// command needs the whole old record. For longer records the script is cheaper, because it compares only the
+/// write tag. A record that is too short to contain a write tag was not written by this crate, and is not
+/// changed.
 ///
-/// Measured over loopback on Valkey 9.1 and Redis 8.6 with 64 callers: up to 4 KiB, a replace with the
-/// command takes 0.25 to 0.45 of the server time that the script takes, and a delete 0.3 to 0.9. Above 4 KiB,
-/// a delete with the command is slower: at 8 KiB it reaches half of the script's throughput. A replace with
+/// Measured over loopback on Valkey 9.1 and Redis 8.6 with 64 callers: up to 4 KiB, replacing with the
+/// command takes 0.25 to 0.45 of the server time that the script takes, and deleting 0.3 to 0.9. Above 4 KiB,
+/// deleting with the command is slower: at 8 KiB it reaches half of the script's throughput. Replacing with
 /// the command is faster up to at least 16 KiB if the network costs nothing.
 const COMPARED: RangeInclusive<usize> = TAG_LEN..=4096;
 

@@ -90,8 +90,8 @@ impl Native {
         }
     }
 
-    /// Records that the server does not have the command after all: a proxy may have forwarded it to an older server,
-    /// or the permissions have changed.
+    /// Records that the server does not have the command after all: a proxy may have forwarded it to an older
+    /// server, or the permissions have changed.
     pub(super) fn forget(&self, change: &Change<'_>) {
         let commands: &[_] = match change {
             Change::Replace { .. } => &[&self.set],
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// Returns the names of the native commands for a replace and for a delete.
+    /// Returns the names of the native commands for replacing and for deleting.
     fn commands(native: &Native) -> [String; 2] {
         let key = StoreKey::new("app:7:", Kind::Session, "AAAAAAAAAAAAAAAAAAAAAA");
         let bytes = Bytes::from_static(b"12345678");

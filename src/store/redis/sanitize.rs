@@ -30,7 +30,7 @@ enum Framing {
     Type,
     /// A line, and whether its last byte so far was a carriage return.
     Line(Line, bool),
-    /// The rest of a payload, with its number of bytes, including the line ending after the payload.
+    /// The rest of a payload: the number of bytes left, including the line ending after the payload.
     Payload(u64),
     /// The data is not in the Redis protocol. All of it passes unchanged.
     Unknown,
@@ -288,7 +288,8 @@ mod tests {
             prop_assert_eq!(cleaned(&bytes, &pieces), cleaned(&bytes, &[]));
         }
 
-        /// Whatever an error echoes, the client can read it, and the payload between the errors is unchanged.
+        /// Whatever an error echoes, the client can read the error, and the payload between the errors is
+        /// unchanged.
         #[test]
         fn client_reads_every_error(
             text in vec(any::<u8>().prop_filter("the line's end", |byte| *byte != b'\r'), 0..60),

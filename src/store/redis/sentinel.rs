@@ -32,7 +32,8 @@ const LONG_GRACE: Duration = Duration::from_millis(250);
 /// How long a replica may take to say whether it has been promoted.
 const ROLE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How often the Sentinels are asked if no event has arrived, because a subscription may be dead without an error.
+/// How often the Sentinels are asked if no event has arrived, because a subscription may be dead without an
+/// error.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The shortest interval between two requests to the Sentinels, however many commands fail: the first value
@@ -49,7 +50,7 @@ const MEMORY: Duration = Duration::from_secs(10);
 const MEMORY_AHEAD: Duration = Duration::from_secs(2);
 
 /// The events that Sentinels publish when another server becomes the master. The Sentinel that leads the
-/// failover publishes them first, and in the end all Sentinels do.
+/// failover publishes them first, and the other Sentinels follow.
 const EVENTS: [&str; 3] = ["+selected-slave", "+promoted-slave", "+switch-master"];
 
 /// The connection to the server that is currently the master.
@@ -99,7 +100,7 @@ impl Master {
         &self.sentinels.connections
     }
 
-    /// Makes a separate connection to one of the replicas.
+    /// Creates a separate connection to one of the replicas.
     pub(super) fn replica(&self, place: Place) -> Arc<SharedConnection> {
         let target = Target::Server(place.into());
         Arc::new(SharedConnection::new(self.sentinels.settings.clone(), target))

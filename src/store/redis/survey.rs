@@ -128,8 +128,8 @@ async fn must_be_settled(lease: &Lease<'_>) -> Result<()> {
     if is_moving_slots(nodes) { Err(Error::unavailable(CHANGED)) } else { Ok(()) }
 }
 
-/// Returns whether the node that gives this answer is moving a slot or is not a master. Only the node's own line
-/// shows that: `id address flags master ping pong epoch state slot … [slot->-id]`.
+/// Returns whether the node that gives this answer is moving a slot or is not a master. Only the node's own
+/// line shows that: `id address flags master ping pong epoch state slot … [slot->-id]`.
 fn is_moving_slots(nodes: &str) -> bool {
     let own = nodes.lines().find(|line| {
         line.split(' ').nth(2).is_some_and(|flags| flags.split(',').any(|flag| flag == "myself"))

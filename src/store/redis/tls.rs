@@ -44,7 +44,7 @@ pub(super) enum Pem {
 }
 
 impl Tls {
-    /// Reads the options of an address.
+    /// Reads the TLS options from an address.
     pub(super) fn of_options(options: Vec<(String, String)>) -> Result<Self, ConnectError> {
         let mut tls = Self::default();
         let (mut certificate, mut key) = (None, None);
@@ -106,7 +106,7 @@ impl Tls {
         Some(read.await.ok()?.ok()?.first()?.to_vec())
     }
 
-    /// Reads all files and makes the configuration.
+    /// Reads all files and creates the configuration.
     ///
     /// The configuration names the cryptography provider explicitly. The default provider of the process may
     /// be missing or ambiguous, in which case rustls would panic.
@@ -206,7 +206,7 @@ impl Pem {
     }
 }
 
-/// Prints where the text comes from, and nothing of its content.
+/// Prints where the data comes from, but none of its content.
 impl fmt::Display for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

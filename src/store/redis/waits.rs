@@ -129,9 +129,9 @@ impl Waits {
         self.state().is_closed
     }
 
-    /// Returns whether the heartbeat may rest, because no waiting command has a time limit that is still to
-    /// come. If so, `task` is woken when the next command starts to wait. An overdue command whose future is
-    /// kept but not polled does not count.
+    /// Returns whether the heartbeat may rest, because no waiting command has a time limit that has yet to
+    /// expire. If so, `task` is woken when the next command starts to wait. An overdue command whose future
+    /// is kept but not polled does not count.
     pub(super) fn rest(&self, task: &Waker) -> bool {
         let mut state = self.state();
         let may_rest =
@@ -151,7 +151,7 @@ impl Waits {
 ///
 /// Only the time during which at least one command is waiting counts. The silence is measured per connection
 /// rather than per caller, because a caller that always gives up early would never wait long enough to notice
-/// it.
+/// the silence.
 struct Silence {
     /// The number of commands that are waiting for an answer.
     waiting: usize,

@@ -9,7 +9,7 @@ const CODE: &str = "certificate";
 /// A certificate should be renewed at least this long before it expires.
 const SOON: Duration = Duration::days(14);
 
-/// Judges a certificate by its expiry date. `whose` begins the finding's sentence, for example
+/// Judges a certificate by its expiry date. `whose` begins the finding's message, for example
 /// `The server's certificate`.
 pub(super) fn judged(whose: &str, certificate: &[u8], now: OffsetDateTime) -> Finding {
     let Some(end) = not_after(certificate) else {
@@ -49,8 +49,8 @@ const GENERALIZED_TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 
-/// Returns the time at which an X.509 certificate in DER format expires (RFC 5280, 4.1). Returns `None` if these bytes are
-/// not a certificate.
+/// Returns the time at which an X.509 certificate in DER format expires (RFC 5280, 4.1). Returns `None` if
+/// these bytes are not a certificate.
 fn not_after(certificate: &[u8]) -> Option<OffsetDateTime> {
     let (certificate, _) = expect(SEQUENCE, certificate)?;
     let (to_be_signed, _) = expect(SEQUENCE, certificate)?;

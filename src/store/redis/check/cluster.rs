@@ -67,8 +67,8 @@ struct Asked {
 
 async fn ask(probe: &Probe, node: &Node) -> Asked {
     let command = cmd("CLUSTER").arg("SLOTS").take();
-    // Any one of the nodes in the address is enough to find the cluster, so the check only warns about a
-    // missing answer.
+    // Any one of the nodes in the address is enough to find the cluster, so a node that does not answer
+    // causes only a warning.
     let slots = probe.spare_part(node.name(), node.send(&command)).await;
     Asked { node: Arc::clone(node), slots }
 }
@@ -80,7 +80,7 @@ impl Asked {
         Some((ids(slots), ranges(slots, &self.node)?))
     }
 
-    /// Returns whether the server does not let the user read the slots.
+    /// Returns whether the server does not permit or does not know `CLUSTER SLOTS`.
     fn is_hidden(&self) -> bool {
         matches!(&self.slots, Some(Err(Failure::Answered(answer))) if answer.is_of_no_such_command())
     }
@@ -306,8 +306,8 @@ async fn examine_master(
     probe.part(name, examined).await.flatten()
 }
 
-/// Tries `ASKING`, which the store sends for keys that have already moved while their slot is being moved.
-/// `ASKING` affects the next command on its connection, so no other command may use this connection.
+/// Tries `ASKING`, which the store sends for a key that has already moved out of a slot that is still being
+/// moved. `ASKING` affects the next command on its connection, so no other command may use this connection.
 async fn try_asking(probe: &Probe, link: &Node) {
     if let Err(Failure::Answered(answer)) = link.send(&cmd("ASKING")).await
         && answer.is_of_permission()
@@ -369,8 +369,8 @@ async fn examine_replica(
     probe.spare_part(name, examined).await.unwrap_or(false)
 }
 
-/// A line of `CLUSTER NODES`: the id of the node, its address, its flags, the id of its master, and the slots that
-/// are being moved.
+/// A line in the answer to `CLUSTER NODES`: the id of the node, its address, its flags, the id of its master,
+/// and the slots that are being moved.
 struct Line<'a> {
     id: &'a str,
     address: &'a str,
@@ -531,7 +531,7 @@ fn judge_cluster(probe: &Probe, shards: &[Shard], views: &[View]) {
     report_hidden(probe, views);
 }
 
-/// Describes the effect on sessions while slots have no node.
+/// Describes how sessions are affected while some slots have no node.
 fn consequence(views: &[View]) -> &'static str {
     let mut settings = views.iter().map(|view| view.needs_all_slots);
     if settings.clone().any(|needs_all| needs_all == Some(true)) {

@@ -1,4 +1,4 @@
-//! Turns the answers of a server into findings. These functions are pure: they send nothing.
+//! Turns a server's answers into findings. These functions are pure: they send nothing.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const LAG: u64 = 3;
 /// At this percentage or more, memory or connections count as scarce.
 const NEARLY_ALL: u64 = 80;
 
-/// The maximum difference between the clocks that causes no warning.
+/// The maximum clock difference that causes no warning.
 const DIFFERENCE: time::Duration = time::Duration::SECOND;
 
 /// Returns all findings that follow from the server's answers to `INFO` and `CONFIG GET`.
@@ -144,7 +144,8 @@ fn eviction(info: &Info) -> Option<Finding> {
             "The server evicts no keys (maxmemory-policy is noeviction).",
         ));
     }
-    // Every key of this crate has a time to live, so the policies for volatile keys also evict sessions.
+    // Every key that this crate writes has a time to live, so the policies for volatile keys also evict
+    // sessions.
     let remedy = "Run CONFIG SET maxmemory-policy noeviction, and write the same into redis.conf.";
     Some(if info.number("maxmemory")? == 0 {
         let sentence = format!(

@@ -6,7 +6,7 @@
 //! | `cluster` | examines the nodes of a cluster, and whether they serve all slots |
 //! | `sentinel` | examines the Sentinels and the servers that they watch |
 //! | `unreachable` | suggests a remedy for a server that cannot be used (pure functions) |
-//! | `findings` | turns the answers of a server into findings (pure functions) |
+//! | `findings` | turns a server's answers into findings (pure functions) |
 //! | `certificate` | checks when a certificate expires (pure functions) |
 //! | `info` | parses the answer to `INFO` |
 //! | `role` | defines the roles that a server may be expected to have |

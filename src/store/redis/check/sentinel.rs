@@ -171,7 +171,7 @@ impl Replica {
         })
     }
 
-    /// Returns the Sentinel's own term for why the replica is not usable, if it is not.
+    /// Returns the Sentinel's own term for the reason why the replica cannot be used, or `None` if it can.
     fn trouble(&self) -> Option<&'static str> {
         let is = |flag: &str| self.flags.contains(flag);
         if is("s_down") || is("o_down") {

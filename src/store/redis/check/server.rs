@@ -28,7 +28,7 @@ use crate::store::redis::place::Place;
 use crate::store::redis::reply::{field, text};
 use crate::store::redis::{RedisStore, milliseconds};
 
-/// Examines the only server of a store.
+/// Examines a store that has only one server.
 pub(super) async fn examine(store: &RedisStore, probe: &Probe, link: &Arc<SharedConnection>) {
     let subject = link.name();
     if examine_server(probe, link, subject, Role::Master).await.is_none() {

@@ -2,8 +2,8 @@
 
 use crate::store::redis::check::role::Role;
 
-/// Returns the remedy for this reason. The phrases searched for come from `answer`, `dialing`, `dial` and
-/// rustls.
+/// Returns the remedy for this reason. The phrases that it searches for come from `answer`, `dialing`, `dial`
+/// and rustls.
 pub(super) fn remedy(reason: &str, role: Role) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     if says(&["NOAUTH", "WRONGPASS", "default user"]) {
