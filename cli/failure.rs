@@ -125,7 +125,7 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-#[allow(clippy::print_stderr, reason = "this is where a command says what went wrong")]
+#[allow(clippy::print_stderr, reason = "a command reports errors here")]
 fn print_line(line: &str) {
     eprintln!("unsticky: {}", one_line(line));
 }

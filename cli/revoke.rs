@@ -45,7 +45,7 @@ fn text(revoked: Revoked) -> String {
                 recently, the store has lost the directory, or the principal, --cookie, --namespace or --epoch \
                 differs from the application's. Sign-ins of this principal that started before now will fail.\n\
                 Sessions without a directory may stay valid until their absolute timeout. In strict mode they are \
-                invalid; otherwise another epoch ends them.\n"
+                invalid; otherwise, change the epoch to end them.\n"
             .to_owned();
     }
     let count = match revoked.count {
@@ -58,7 +58,7 @@ fn text(revoked: Revoked) -> String {
     } else {
         "The directory may be incomplete: it did not exist when the principal's sessions were revoked before. \
          Sessions that it did not list may stay valid until their absolute timeout. In strict mode they are \
-         invalid; otherwise another epoch ends them."
+         invalid; otherwise, change the epoch to end them."
     };
     format!("{count}, and sign-ins that started before now will fail.\n{completeness}\n")
 }

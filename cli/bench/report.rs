@@ -118,7 +118,7 @@ pub(crate) fn text(plan: &Plan, results: &Results, ink: Ink) -> String {
     let mut text = String::new();
     if !results.throughput.is_empty() {
         text.push_str(
-            "Throughput, in requests a second: each caller sends its next\n\
+            "Throughput, in requests per second: each caller sends its next\n\
              request as soon as it has the answer to the last one.\n\n",
         );
         text.push_str(&throughput_table(plan, results));
@@ -134,7 +134,7 @@ pub(crate) fn text(plan: &Plan, results: &Results, ink: Ink) -> String {
              A time counts from the moment at which the request is due,\n\
              and includes the wait for a free caller.\n\n",
             match plan.rate {
-                Some(_) => "the one that was given",
+                Some(_) => "the rate given with --rate",
                 None => "half of the highest throughput above",
             },
             plan.most_callers(),

@@ -1,7 +1,7 @@
 //! The private parts that the benchmarks measure. Nothing here is part of the public interface, and anything
 //! may change without notice.
 
-#![allow(missing_docs, clippy::missing_errors_doc, reason = "nobody is to use it")]
+#![allow(missing_docs, clippy::missing_errors_doc, reason = "not a public interface")]
 
 use bytes::Bytes;
 

@@ -1,7 +1,7 @@
 //! Operations for the `unsticky` command that applications do not need. They find a session by its public id
 //! alone, whether or not a user is signed in. Nothing here is part of the public interface.
 
-#![allow(missing_docs, clippy::missing_errors_doc, reason = "nobody else is to use it")]
+#![allow(missing_docs, clippy::missing_errors_doc, reason = "not a public interface")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Scans the keys under a prefix on a store's servers, for the `unsticky` command.
 
-#![allow(clippy::missing_errors_doc, reason = "nobody is to use it")]
+#![allow(clippy::missing_errors_doc, reason = "not a public interface")]
 
 use std::ops::ControlFlow;
 use std::time::Duration;

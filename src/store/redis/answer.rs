@@ -126,7 +126,7 @@ const KNOWN: &[Known] = &[
     (
         "ERR",
         "DB index is out of range",
-        "the server has no database of that number; change it in the address, or raise databases there",
+        "the server has no database with that number; change it in the address, or raise databases there",
     ),
     ("ERR", "SELECT is not allowed in cluster mode", CLUSTER),
     (
@@ -723,7 +723,7 @@ mod tests {
                 "NOPERM no permissions to access: ",
             ),
             ("NOPERM No permissions to access a key", "NOPERM No permissions to access: "),
-            ("ERR DB index is out of range", "has no database of that number"),
+            ("ERR DB index is out of range", "has no database with that number"),
             ("ERR SELECT is not allowed in cluster mode", CLUSTER),
             (
                 "ERR AUTH <password> called without any password configured for the default user.",

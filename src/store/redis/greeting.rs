@@ -62,7 +62,7 @@ where
     }
     if !link.buffer().is_empty() {
         // The extra data would be taken for the answer to the next command.
-        return Err(Refusal::Answered("the server sent more than it was asked for".to_owned()));
+        return Err(Refusal::Answered("the server sent more than was requested".to_owned()));
     }
     match answers.into_iter().take(needed.len()).flatten().next() {
         None => Ok(()),
@@ -232,7 +232,7 @@ mod tests {
             (&[OK, OK, OK][..], "welcome"),
             // Older servers do not accept a library name.
             (&[OK, UNKNOWN, UNKNOWN], "welcome"),
-            (&[OK, OK, OK, OK], "the server sent more than it was asked for"),
+            (&[OK, OK, OK, OK], "the server sent more than was requested"),
             (&[WRONG, OK, OK], "it answered SELECT with WRONGPASS invalid username-password pair"),
             (&[CLIENTS], "open fewer connections, and hung up"),
             (&[OK, CLIENTS], "open fewer connections, and hung up"),

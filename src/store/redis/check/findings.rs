@@ -119,7 +119,7 @@ pub(super) fn loading(info: &Info) -> Option<Finding> {
         let sentence = "The server is still loading its data after it was started (loading is 1), so no \
                         session can be \
                         read or written yet.";
-        Finding::error("loading", sentence, "Wait. If loading takes long, read the server's log.")
+        Finding::error("loading", sentence, "Wait. If loading takes a long time, read the server's log.")
     })
 }
 
@@ -133,7 +133,7 @@ fn eviction(info: &Info) -> Option<Finding> {
             let sentence = "INFO does not show maxmemory-policy, so it is unknown whether the server \
                             removes \
                             sessions when its memory is full.";
-            let remedy = "Look it up in the configuration of the server or the service: it should be \
+            let remedy = "Look it up in the server's or the service's configuration: it should be \
                           noeviction.";
             Finding::note(CODE, sentence, remedy)
         });
@@ -146,7 +146,7 @@ fn eviction(info: &Info) -> Option<Finding> {
     }
     // Every key that this crate writes has a time to live, so the policies for volatile keys also evict
     // sessions.
-    let remedy = "Run CONFIG SET maxmemory-policy noeviction, and write the same into redis.conf.";
+    let remedy = "Run CONFIG SET maxmemory-policy noeviction, and set the same in redis.conf.";
     Some(if info.number("maxmemory")? == 0 {
         let sentence = format!(
             "maxmemory-policy is {policy}. maxmemory is 0, so nothing is removed now, but once \
@@ -259,9 +259,7 @@ fn persistence(info: &Info, config: &Config) -> Option<Finding> {
             ),
         });
     }
-    let remedy = "If sessions must survive a restart, run CONFIG SET appendonly yes and write the same \
-                  into \
-                  redis.conf.";
+    let remedy = "If sessions must survive a restart, run CONFIG SET appendonly yes and set the same in redis.conf.";
     Some(match (has_log, saves) {
         (true, _) => {
             Finding::fine(CODE, "The server keeps an append-only file (appendonly is yes).")

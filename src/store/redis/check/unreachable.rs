@@ -27,7 +27,7 @@ pub(super) fn remedy(reason: &str, role: Role) -> &'static str {
         return "Permit the command that the error names with ACL SETUSER; the documentation of RedisStore \
                 lists all permissions that sessions need.";
     }
-    if says(&["has no database of that number", "a cluster has one database"]) {
+    if says(&["has no database with that number", "a cluster has one database"]) {
         return "Leave the number of the database out of the address, or raise databases in redis.conf.";
     }
     if says(&["client certificate"]) {
