@@ -1,10 +1,10 @@
 //! Server-side sessions for stateless processes, in axum and in actix-web, on Redis, Valkey, Memcached or
 //! memory.
 //!
-//! Any process may serve any request, and a process may be killed at any time: sessions are kept in a store,
-//! which also expires them, so the load balancer needs no sticky sessions. Several requests in one session may
-//! run at once, in any number of processes. No update is lost, a session that has ended stays ended, and there
-//! are never two valid secrets.
+//! Any process can serve any request, and a process may be killed at any time: sessions are kept in a store,
+//! which also expires them. The load balancer therefore needs no sticky sessions. Several requests in one
+//! session may run at once, in any number of processes. No update is lost, a session that has ended stays
+//! ended, and a session never has two valid secrets.
 //!
 //! ```text
 //! request  -> session layer         keeps the Cookie header                     no command

@@ -63,7 +63,7 @@ impl SameSite {
 /// | any other address, such as `http://192.168.1.5` | dropped | dropped |
 ///
 /// The results for Chromium and Firefox were measured in Chromium 156 and Firefox 153. Those for Safari are
-/// from [WebKit bug 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), which is about changing this.
+/// from [WebKit bug 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), which proposes to change this.
 ///
 /// If the browser drops the cookie, a sign-in has no effect. The `secure_cookie_on_plain_http` event reports
 /// the first time that a `Secure` session cookie is sent to a page in one of the last two rows. In Chromium and
@@ -292,13 +292,14 @@ impl CookieTemplate {
     pub(crate) fn set(&self, token: &Token, age: Duration, persistence: Persistence) -> String {
         let age = match persistence {
             Persistence::BrowserSession => None,
-            // The age is rounded up, so that the browser never drops the cookie of a live session.
+            // The age is rounded up, so that the browser never drops the cookie while the session is alive.
             Persistence::Persistent => Some(age.as_millis().div_ceil(1000)),
         };
         self.header(Some(token), age)
     }
 
-    /// Returns the header that removes the cookie. Browsers require the same attributes as when it was set.
+    /// Returns the header that removes the cookie. Its attributes must be those with which the cookie was
+    /// set.
     pub(crate) fn removal(&self) -> String {
         self.header(None, Some(0))
     }

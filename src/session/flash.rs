@@ -31,10 +31,10 @@ impl Session {
     /// [`revoke_all`](crate::Directory::revoke_all) no cookie may be sent for the message.
     ///
     /// If another request has ended the session or signed in, no cookie may be sent: the message is dropped
-    /// with the `flash_dropped` event, and the request succeeds. A message stored at a sign-out is also
-    /// dropped if the store has no room for it. After the response, a [`save`](Self::save) fails with
+    /// with the `flash_dropped` event, and the request succeeds. A message stored along with a sign-out is
+    /// also dropped if the store has no room for it. After the response, a [`save`](Self::save) fails with
     /// [`ErrorKind::HeadSent`](crate::ErrorKind::HeadSent) if the message needs a new session, as it does for
-    /// any value.
+    /// any other value.
     ///
     /// ```
     /// use unsticky::{Level, Session};
@@ -72,7 +72,7 @@ impl Session {
 
     /// Removes the pending flash messages and returns them, oldest first.
     ///
-    /// Each message is returned to exactly one request. If the session had no messages when this request read
+    /// Each message is returned to at most one request. If the session had no messages when this request read
     /// it, no store command is sent. Otherwise, this method removes the messages before it returns, in a
     /// single write that also commits this request's earlier changes, like [`transact`](Self::transact). If
     /// several pages ask at the same time, one of them gets the messages. If another request has ended the

@@ -14,9 +14,9 @@ use crate::settings::Pages;
 /// Requires a signed-in user.
 ///
 /// Take it as a handler argument. If no user is signed in, the request fails with [`ErrorKind::NotSignedIn`]:
-/// browser navigations are redirected to the configured [`sign_in_page`](crate::Builder::sign_in_page), and
-/// all other requests get a 401. To handle the error yourself, take `Result<SignedIn>`. To protect a group of
-/// routes, use [`Guard`](crate::Guard).
+/// browser navigations are redirected to the [`sign_in_page`](crate::Builder::sign_in_page), if one is
+/// configured, and all other requests get a 401. To handle the error yourself, take `Result<SignedIn>`. To
+/// protect a group of routes, use [`Guard`](crate::Guard).
 ///
 /// ```
 /// use unsticky::SignedIn;
@@ -68,9 +68,10 @@ impl TryFrom<Session> for SignedIn {
 ///
 /// Take it as a handler argument. If no user is signed in, the request fails as with [`SignedIn`]. If the
 /// user last authenticated too long ago, the request fails with [`ErrorKind::StaleSignIn`]: browser
-/// navigations are redirected to the configured [`step_up_page`](crate::Builder::step_up_page), and all other
-/// requests get a 401. That page asks for the password or another factor, and then calls
-/// [`Session::step_up`]. To handle the error yourself, take `Result<AuthenticatedWithin<600>>`.
+/// navigations are redirected to the [`step_up_page`](crate::Builder::step_up_page), if one is configured, or
+/// else to the sign-in page; all other requests get a 401. The handler of the step-up page asks for the
+/// password or another factor, and then calls [`Session::step_up`]. To handle the error yourself, take
+/// `Result<AuthenticatedWithin<600>>`.
 ///
 /// ```
 /// use unsticky::AuthenticatedWithin;
@@ -195,8 +196,8 @@ impl<const SECONDS: u64> Guarded for AuthenticatedWithin<SECONDS> {
     }
 }
 
-/// Returns the signed-in user of a session, who must have authenticated `within` this time. The pages in
-/// `own` take precedence over the configured ones.
+/// Returns the session's signed-in user, who must have authenticated `within` this time. The pages in `own`
+/// take precedence over the configured ones.
 pub(crate) fn admit(
     session: Session,
     within: Option<Duration>,

@@ -29,7 +29,7 @@ use crate::sessions::directory::Directory;
 /// timeout.
 ///
 /// If a handler spawns a job, call [`Session::save`](crate::Session::save) first: changes that the request
-/// commits later could overwrite those of the job.
+/// commits later could overwrite the job's changes.
 ///
 /// An open session acts for the principal and does not depend on the session's secret. It therefore keeps
 /// working if the session is rotated or stepped up, or if the same principal signs in again.
@@ -132,7 +132,7 @@ impl OpenSession {
         self.directory.principal.clone()
     }
 
-    /// Returns the time at which the session was created. It may have been anonymous then.
+    /// Returns the time at which the session was created. The session may have been anonymous then.
     #[must_use]
     pub fn created(&self) -> OffsetDateTime {
         self.clocks().created.to_time_or_last()
@@ -162,8 +162,8 @@ impl OpenSession {
         &self.loaded.record.header.clocks
     }
 
-    /// Returns the value of a key, or `None` if the key has no value. The value dates from when the session
-    /// was opened or was last changed through this handle.
+    /// Returns the value of a key, or `None` if the key has no value. The value is the one that was stored
+    /// when the session was opened or last changed through this handle.
     ///
     /// # Errors
     ///
@@ -204,7 +204,7 @@ impl OpenSession {
     /// Runs `function` on the stored values and stores its changes before returning.
     ///
     /// `function` must meet the same conditions as in [`Session::transact`](crate::Session::transact).
-    /// Requests in progress in the same session lose no changes. This method sends two commands, or three in
+    /// Concurrent requests in the same session lose no changes. This method sends two commands, or three in
     /// [strict mode](crate::DirectoryMode::Strict).
     ///
     /// ```
