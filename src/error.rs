@@ -78,7 +78,7 @@ pub enum ErrorKind {
     /// (409, or the [configured status](crate::Builder::gone_status)).
     Gone,
     /// This request called [`take`](crate::Session::take) on a value, but another request changed or took the
-    /// value before this request's commit. Nothing was written (409).
+    /// value before this request committed. Nothing was written (409).
     ValueChanged,
     /// The record, its key in the store, or a flash message would exceed the size limit. Nothing was written
     /// (500).

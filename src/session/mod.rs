@@ -41,10 +41,10 @@ use crate::settings::{Sessions, Settings};
 
 /// Gives a handler access to the session of the current request.
 ///
-/// Take it as a handler argument; the same type works in axum and in actix-web. The extractor reads the
-/// record once, before the handler runs, so all methods are synchronous except [`transact`](Self::transact),
-/// [`save`](Self::save), [`reload`](Self::reload), [`touch`](Self::touch), [`flashes`](Self::flashes) and
-/// [`csrf_token`](Self::csrf_token).
+/// Take a `Session` as a handler argument; the same type works in axum and in actix-web. The extractor reads
+/// the record once, before the handler runs, so all methods are synchronous except
+/// [`transact`](Self::transact), [`save`](Self::save), [`reload`](Self::reload), [`touch`](Self::touch),
+/// [`flashes`](Self::flashes) and [`csrf_token`](Self::csrf_token).
 ///
 /// Changes are recorded individually and committed after the handler returns, before the response is sent.
 /// Concurrent requests that write different keys therefore never overwrite each other's values.
@@ -212,7 +212,7 @@ impl Session {
     /// Sets the value of a key.
     ///
     /// The value has the key's type; for a `String` key, you can also pass a `&str`. If the key had the same
-    /// value when this request read the record, nothing is written to the store.
+    /// value when this request read the record, the call causes no write to the store.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -491,8 +491,8 @@ impl Session {
     /// Returns the time at which the signed-in user last authenticated, by signing in or through
     /// [`step_up`](Self::step_up).
     ///
-    /// `None` if no user is signed in, or if this request has signed a user in but not yet committed the
-    /// sign-in.
+    /// `None` if no user is signed in, or if this request has a sign-in or a step-up that is not yet
+    /// committed.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -587,8 +587,8 @@ impl Session {
     /// them cannot be ended, the sign-in fails and the new session is removed again. Sessions that have
     /// already been ended stay ended; signing in again ends the others.
     ///
-    /// Unless the [directory](crate::Directory) is turned off, the session is listed there before its cookie
-    /// is sent.
+    /// Before its cookie is sent, the session is listed in the principal's [directory](crate::Directory),
+    /// unless the directory is turned off.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -619,7 +619,7 @@ impl Session {
     /// The commit fails with:
     ///
     /// - [`ErrorKind::TooManySessions`] if the principal already has the maximum number of [concurrent
-    ///   sessions](crate::Builder::concurrent_sessions) and the configuration rejects new ones. The session
+    ///   sessions](crate::Builder::concurrent_sessions) and none of them is revoked to make room. The session
     ///   is unchanged.
     /// - [`ErrorKind::Revoked`] if all of the principal's sessions were revoked while the sign-in was being
     ///   committed.
@@ -772,9 +772,10 @@ impl Session {
     /// with a new secret. No effect if the session already has this lifetime. On an unsaved session, the call
     /// has an effect only if this request also stores a value or signs in.
     ///
-    /// If the new lifetime ends later than the old one, the principal's [directory](crate::Directory) is
-    /// updated first, so the commit can also fail with the directory's errors. If another request has
-    /// replaced the session's secret, the commit fails with [`ErrorKind::Gone`].
+    /// If a user is signed in and the new lifetime ends later than the old one, the principal's
+    /// [directory](crate::Directory) is updated first, so the commit can also fail with the directory's
+    /// errors. If another request has replaced the session's secret, the commit fails with
+    /// [`ErrorKind::Gone`].
     ///
     /// ```
     /// use std::time::Duration;

@@ -248,7 +248,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors).
+    /// The errors [that all methods share](Directory#errors).
     #[doc(alias = "get_all_sessions")]
     pub async fn list(&self) -> Result<Vec<ListedSession>> {
         let alive = self.handle(&self.budget(), None)?.list().await?;
@@ -282,7 +282,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors).
+    /// The errors [that all methods share](Directory#errors).
     pub async fn count(&self) -> Result<usize> {
         self.list().await.map(|list| list.len())
     }
@@ -311,7 +311,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors). On error, the revocation may be only partly done. The
+    /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly done. The
     /// call is idempotent, so call it again.
     #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
@@ -347,7 +347,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors). On error, the revocation may be only partly done. The
+    /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly done. The
     /// call is idempotent, so call it again.
     #[doc(alias = "logout_everywhere")]
     pub async fn revoke_all(&self) -> Result<Revoked> {
@@ -384,7 +384,7 @@ impl Directory {
     /// [`ErrorKind::NotSignedIn`] if `session` does not belong to this principal, and [`ErrorKind::Gone`] if
     /// `session` has ended or another request has replaced its secret. In both cases, no session is revoked.
     ///
-    /// The other errors are those of [`Session::save`] and those [of every method](Directory#errors). After
+    /// The other errors are those of [`Session::save`] and those [that all methods share](Directory#errors). After
     /// one of these, the revocation may be only partly done. The call is idempotent, so call it again.
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
@@ -449,7 +449,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors).
+    /// The errors [that all methods share](Directory#errors).
     pub async fn begin_sign_in(&self) -> Result<SignIn> {
         let start = self.handle(&self.budget(), None)?.sign_in_start().await?;
         Ok(SignIn { begun: Some(start), ..SignIn::new(&*self.principal) })

@@ -74,7 +74,7 @@ pub struct OpenSession {
 }
 
 impl Directory {
-    /// Opens a session of the principal outside a request.
+    /// Opens one of the principal's sessions outside a request.
     ///
     /// Returns `None` if the id does not belong to a live session of this principal; in
     /// [strict mode](crate::DirectoryMode::Strict), the session must also be listed. Opening a session does
@@ -99,7 +99,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors).
+    /// The errors [that all methods share](Directory#errors).
     #[doc(alias("find_by_id", "get_session"))]
     pub async fn open(&self, id: SessionId) -> Result<Option<OpenSession>> {
         let Some(loaded) = self.handle(&self.budget(), None)?.open(id).await? else {
