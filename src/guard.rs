@@ -14,8 +14,8 @@ use crate::settings::Pages;
 
 /// Protects a group of routes: only requests that meet the guard's conditions reach the handlers.
 ///
-/// Apply it to the routes with `tower::GuardLayer` or `actix::GuardMiddleware`, *inside* the session layer. A
-/// request that does not meet a condition gets this response:
+/// Apply a guard to the routes with `tower::GuardLayer` or `actix::GuardMiddleware`, *inside* the session
+/// layer. A request that does not meet a condition gets this response:
 ///
 /// - [`signed_in`](Self::signed_in): the response of [`SignedIn`];
 /// - [`authenticated_within`](Self::authenticated_within): the response of
@@ -83,7 +83,7 @@ impl Guard {
     /// 3. its `Sec-Fetch-Site` is `same-origin` or `none`; any other value is rejected;
     /// 4. it has neither `Sec-Fetch-Site` nor `Origin`, so it does not come from a browser;
     /// 5. the host and port in its `Origin` match those in the request's target or, if the target has none,
-    ///    its `Host`.
+    ///    in its `Host`.
     ///
     /// GET routes must therefore not change anything. Over plain HTTP, and in browsers released before 2023,
     /// the fifth rule decides, so a proxy must forward `Host` unchanged.

@@ -87,7 +87,7 @@
 //! | configure the cookie, timeouts and limits | [`Sessions::builder`], [`Cookie`], [`Lifetime`] |
 //! | choose the store with an environment variable | [`connect`] |
 //! | require a signed-in user | [`SignedIn`], [`AuthenticatedWithin`], [`Maybe`]; for groups of routes, [`Guard`] |
-//! | lead back to the requested page after a sign-in | [`Next`] |
+//! | return to the requested page after a sign-in | [`Next`] |
 //! | list, limit and revoke an account's sessions | [`Directory`], [`ConcurrentSessions`] |
 //! | show a message on the next page | [`Session::flash`] |
 //! | protect forms | [`CsrfToken`], [`Csrf`], [`Guard::same_origin`] |

@@ -13,7 +13,8 @@ use crate::record::token::Token;
 pub enum SameSite {
     /// Never. A user who follows a link from another site appears to be signed out.
     Strict,
-    /// Only if the user navigates to this site, for example by following a link. This is the default.
+    /// Only if the user navigates to this site with a safe method such as GET, for example by following a
+    /// link. This is the default.
     #[default]
     Lax,
     /// Always. This needs `Secure`.
@@ -34,7 +35,8 @@ impl SameSite {
 ///
 /// The default is `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`. The name reveals nothing about the
 /// software. With the `__Host-` prefix, a browser accepts the cookie only from this exact host and only over
-/// https (RFC 6265bis). `HttpOnly` cannot be turned off, because no script needs the token.
+/// https, with [exceptions](#plain-http) for a developer's machine (RFC 6265bis). `HttpOnly` cannot be turned
+/// off, because no script needs the token.
 ///
 /// [`Builder::build`](crate::Builder::build) returns an error for a cookie that browsers would refuse.
 ///
@@ -245,7 +247,7 @@ fn is_attribute_byte(byte: u8) -> bool {
     (0x20..0x7f).contains(&byte) && byte != b';'
 }
 
-/// A validated cookie, as the parts of its headers.
+/// A validated cookie, split into the parts of its `Set-Cookie` header.
 #[derive(Debug)]
 pub(crate) struct CookieTemplate {
     /// `name=`

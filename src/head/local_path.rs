@@ -58,8 +58,8 @@ impl LocalPath {
         &self.0
     }
 
-    /// Returns the URL of `page` with this path added as the `next` query parameter. In a request for the
-    /// page, [`Next`] reads this parameter.
+    /// Returns the URL of `page` with this path added as the `next` query parameter. The page's handler reads
+    /// this parameter with [`Next`].
     ///
     /// The page can then redirect back to this path. The URL needs no escaping in an HTML attribute unless
     /// `page` itself does.
@@ -188,13 +188,13 @@ impl Next {
         Self::of_query(head.query())
     }
 
-    /// Returns the path, or `None` if the request has no valid path.
+    /// Returns the path, or `None` if the parameter is missing or invalid.
     #[must_use]
     pub fn path(&self) -> Option<&LocalPath> {
         self.0.as_ref()
     }
 
-    /// Returns the path, or `default` if the request has no valid path. If `default` is not a valid
+    /// Returns the path, or `default` if the parameter is missing or invalid. If `default` is not a valid
     /// [`LocalPath`] either, returns `/`.
     #[must_use]
     pub fn or(self, default: &str) -> LocalPath {

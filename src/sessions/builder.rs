@@ -164,7 +164,7 @@ impl Builder {
     }
 
     /// Sets the total time that a request waits for the store, including the load, the commit, retries after
-    /// conflicts and settling in-doubt writes.
+    /// conflicts and the settling of in-doubt writes.
     ///
     /// Default: 1 second. Allowed: 10 milliseconds to 1 minute.
     ///
@@ -244,7 +244,7 @@ impl Builder {
         self
     }
 
-    /// Sets how often a commit is attempted when other requests write first. After the last attempt, the
+    /// Sets how many times a commit is attempted when other requests write first. After the last attempt, the
     /// request fails with [`ErrorKind::Contended`](crate::ErrorKind::Contended).
     ///
     /// Default: 64. Allowed: 1 to 1000. The first eight attempts follow each other without a pause. Each
@@ -265,8 +265,8 @@ impl Builder {
         self
     }
 
-    /// Sets how often one command is retried. A command is retried if it certainly had no effect, or if it
-    /// was an in-doubt write that turned out not to have been applied.
+    /// Sets how many times one command is retried. A command is retried if it certainly had no effect, or if
+    /// it was an in-doubt write that turned out not to have been applied.
     ///
     /// Default: 2. Allowed: 0 to 100. The [`timeout`](Self::timeout) applies as well. Without retries, a
     /// request fails if its command is sent on an idle connection that the server has already closed.
@@ -381,14 +381,14 @@ impl Builder {
     ///
     /// Default: [`ErrorKind::message`](crate::ErrorKind::message) as plain text.
     ///
-    /// `render` receives the response as it would be sent, the error, and whether the client wants a page or
-    /// data. Replace the body with [`html`](ErrorResponse::html) or [`json`](ErrorResponse::json). `render`
-    /// is called when the response passes through the session layer, including for a redirect to the sign-in
-    /// page. It is not called if a handler itself built the response from an error. The status that `render`
-    /// returns does not affect whether the request's changes are committed. If layers are nested, the
-    /// innermost layer that has such a function calls it.
+    /// `render` receives the response as it would otherwise be sent, the error, and whether the client wants
+    /// a page or data. Replace the body with [`html`](ErrorResponse::html) or [`json`](ErrorResponse::json).
+    /// `render` is called when the response passes through the session layer, including for a redirect to the
+    /// sign-in page. It is not called for a response that a handler builds itself after an error. The status
+    /// that `render` returns does not affect whether the request's changes are committed. If layers are
+    /// nested, the innermost layer that has such a function calls it.
     ///
-    /// Errors of the framework, for example for a malformed form or an unknown path, are not passed to
+    /// The framework's own errors, for example for a malformed form or an unknown path, are not passed to
     /// `render`. For an unknown path, a fallback handler can take [`Wants`] as an argument.
     ///
     /// ```

@@ -20,13 +20,13 @@ impl Sessions {
     /// The report lists the servers and their versions. It states whether the user that connects to the store
     /// may run every command that sessions need, how long a read takes, and whether the servers'
     /// configuration protects sessions from being lost. The check tries the commands on a key of its own in
-    /// the namespace, which expires within ten seconds. No other record is read or written.
+    /// the namespace. That key expires within ten seconds. No other record is read or written.
     ///
     /// The check takes at most twice the configured [`timeout`](crate::Builder::timeout) and never fails: if
-    /// a server does not answer, the report contains a finding about it. If that user may not run a command
-    /// that only the check needs (`INFO`, `CONFIG`), the report contains a note. The check sends a few dozen
-    /// commands to each server, so do not call it for an orchestrator's probes; use [`ping`](Self::ping) for
-    /// those.
+    /// a server does not answer, the report contains a finding about it. If the user that connects to the
+    /// store may not run a command that only the check needs (`INFO`, `CONFIG`), the report contains a note.
+    /// The check sends a few dozen commands to each server, so do not call it for an orchestrator's probes;
+    /// use [`ping`](Self::ping) for those.
     ///
     /// ```
     /// # #[cfg(feature = "memory")]

@@ -1,8 +1,8 @@
 //! Lists, counts, limits and revokes the sessions of a principal.
 //!
-//! A principal's directory is a record of its own, which is kept in the same store as the sessions, with the
-//! same four commands. A signed-in session is listed in the directory before its cookie is sent, so every
-//! signed-in session that a browser can use is listed. A session that is to be revoked is first marked in the
+//! A principal's directory is a separate record in the same store as the sessions, and uses the same four
+//! commands. A signed-in session is listed in the directory before its cookie is sent, so every signed-in
+//! session that a browser can use is listed. A session that is to be revoked is first marked in the
 //! directory, and then its record is deleted. If the process dies between these steps, the next use of the
 //! directory deletes the record.
 
@@ -40,16 +40,18 @@ use crate::settings::{DirectoryMode, Sessions};
 ///
 /// # Guarantees
 ///
-/// - Every signed-in session whose cookie was sent is listed while it is alive, even if processes crash
-///   between any two commands. If the process dies before the cookie is sent, an unlisted record may remain.
-///   No request can use that record, and the store removes it after its idle timeout.
+/// - Unless the store loses the directory record, every signed-in session whose cookie was sent is listed
+///   while it is alive, even if processes crash between any two commands. If the process dies before the
+///   cookie is sent, an unlisted record may remain. No request can use that record, and the store removes it
+///   after its idle timeout.
 /// - When [`revoke_all`](Self::revoke_all) or another revocation returns without an error, the revoked
-///   sessions have ended. No request in progress can restore them, for example by a rotation or a slow save.
+///   sessions have ended. No request in progress can restore them, for example with a rotation or a slow
+///   save.
 /// - If a process crashes in the middle of an operation, the next use of the directory completes it.
 ///
-/// Memcached may evict records. If it evicts a directory record, the sessions that were listed there stay
-/// valid but unlisted until they end or the user signs in again. If this is not acceptable, use
-/// [`DirectoryMode::Strict`], in which a session is valid only while it is listed.
+/// Memcached may evict records. If it evicts a directory record, each session that was listed there stays
+/// valid but unlisted until it ends or the user signs in again in that session. If this is not acceptable,
+/// use [`DirectoryMode::Strict`], in which a session is valid only while it is listed.
 ///
 /// # Cost
 ///
@@ -57,7 +59,7 @@ use crate::settings::{DirectoryMode, Sessions};
 /// [`begin_sign_in`](Self::begin_sign_in), a sign-in sends only the write if the directory is below the limit
 /// and has not changed in the meantime. If the request had no session, the load is sent at the same time as
 /// the new session's record, so the whole sign-in takes three commands in two round trips. If such a sign-in
-/// is rejected, one more command deletes that record.
+/// is rejected, one more command deletes the new session's record.
 ///
 /// Ended sessions stay in the directory until it is listed or the limit is reached. A sign-in that reaches
 /// the limit checks whether listed sessions have ended. Each check loads the whole record of one session.
@@ -187,8 +189,8 @@ impl Session {
 }
 
 impl Directory {
-    /// Names the actor that uses the directory on behalf of the principal: an administrator, a support desk or
-    /// a job.
+    /// Sets the name of the actor that uses the directory on behalf of the principal: an administrator, a
+    /// support desk or a job.
     ///
     /// Under every [`Audit`](crate::Audit) setting, the `actor` field of the `revoked`, `all_revoked` and
     /// `opened` events contains this name, or `-` if there is none. The name is truncated to 200 characters,
@@ -311,8 +313,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly done. The
-    /// call is idempotent, so call it again.
+    /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly
+    /// done. The call is idempotent, so call it again.
     #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
@@ -347,8 +349,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly done. The
-    /// call is idempotent, so call it again.
+    /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly
+    /// done. The call is idempotent, so call it again.
     #[doc(alias = "logout_everywhere")]
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
@@ -384,8 +386,8 @@ impl Directory {
     /// [`ErrorKind::NotSignedIn`] if `session` does not belong to this principal, and [`ErrorKind::Gone`] if
     /// `session` has ended or another request has replaced its secret. In both cases, no session is revoked.
     ///
-    /// The other errors are those of [`Session::save`] and those [that all methods share](Directory#errors). After
-    /// one of these, the revocation may be only partly done. The call is idempotent, so call it again.
+    /// The other errors are those of [`Session::save`] and those [that all methods share](Directory#errors).
+    /// After one of these, the revocation may be only partly done. The call is idempotent, so call it again.
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if *session.signed_in()? != *self.principal {

@@ -226,8 +226,8 @@ impl OpenSession {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Gone`](crate::ErrorKind::Gone) if the session has ended, belongs to another principal or,
-    /// in strict mode, is no longer listed; and the errors of
+    /// [`ErrorKind::Gone`](crate::ErrorKind::Gone) if the session has ended, now belongs to a different
+    /// principal or, in strict mode, is no longer listed; and the errors of
     /// [`Session::transact`](crate::Session::transact). Nothing was written, unless the error is
     /// [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
     pub async fn transact<T, F>(&mut self, function: F) -> Result<T>

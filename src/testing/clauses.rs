@@ -496,7 +496,8 @@ pub async fn records_with_long_ttl_are_readable(subject: &Subject) {
     }
 }
 
-/// All byte values are stored unchanged, including line ends, zeros and text that looks like a protocol.
+/// All byte values are stored unchanged, including line endings, zeros and text that looks like protocol
+/// commands.
 pub async fn record_bytes_are_stored_unchanged(subject: &Subject) {
     let every_value: Vec<u8> = (0..=255).collect();
     let contents: [&[u8]; 12] = [
