@@ -50,8 +50,9 @@ use crate::settings::{DirectoryMode, Sessions};
 /// - If a process crashes in the middle of an operation, the next use of the directory completes it.
 ///
 /// Memcached may evict records. If it evicts a directory record, each session that was listed there stays
-/// valid but unlisted until it ends or the user signs in again in that session. If this is not acceptable,
-/// use [`DirectoryMode::Strict`], in which a session is valid only while it is listed.
+/// valid but unlisted until it ends, or until a new sign-in, a step-up or a longer lifetime in that session
+/// lists it again. If this is not acceptable, use [`DirectoryMode::Strict`], in which a session is valid only
+/// while it is listed.
 ///
 /// # Cost
 ///
