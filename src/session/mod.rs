@@ -957,8 +957,8 @@ impl Session {
     ///   pending. This error also replaces the request's response, unless the response is itself a failure.
     ///   After the response, every further commit returns this error until a [`reload`](Self::reload)
     ///   succeeds.
-    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a new lifetime needs a cookie,
-    ///   which cannot be sent because the response has already begun.
+    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation, or a new lifetime or time limit needs
+    ///   a cookie, which cannot be sent because the response has already begun.
     #[doc(alias = "commit")]
     pub async fn save(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move {
