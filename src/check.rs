@@ -199,7 +199,7 @@ impl Serialize for Finding {
     }
 }
 
-/// The findings of [`Sessions::check`](crate::Sessions::check).
+/// The findings that [`Sessions::check`](crate::Sessions::check) returns.
 ///
 /// Its [`Display`](fmt::Display) output has one line per finding. Print it to the log at start-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -223,7 +223,7 @@ impl Report {
         &self.findings
     }
 
-    /// Returns the highest level of all findings. If it is [`Level::Error`], the process should get no
+    /// Returns the highest level of all findings. If it is [`Level::Error`], the process should not receive
     /// traffic.
     #[must_use]
     pub fn level(&self) -> Level {

@@ -64,8 +64,8 @@ pub enum ErrorKind {
     /// The store rejected a read or a write, for example because it is out of memory, is read-only,
     /// or does not permit the command. Nothing was written (503).
     Refused,
-    /// Other requests changed the session each time this one tried to write, until the limit on
-    /// attempts or on time was reached. Nothing was written (503).
+    /// Other requests changed the session each time this one tried to write, until the limit on attempts or
+    /// the time limit was reached. Nothing was written (503).
     Contended,
     /// A newer release of this crate wrote the record, in a format that this release cannot read.
     /// The record is left unchanged (503).
@@ -73,13 +73,15 @@ pub enum ErrorKind {
     /// The operating system's random number generator failed, so no session id and no secret could
     /// be generated (503).
     Randomness,
-    /// The session ended, or another request signed a user in, while this request was changing the session.
-    /// The changes were dropped (409, or the [configured status](crate::Builder::gone_status)).
+    /// The session has ended, another request has signed a user in, or another request has replaced the
+    /// secret that this operation [needs](crate::Session#what-a-request-may-do). The changes were dropped
+    /// (409, or the [configured status](crate::Builder::gone_status)).
     Gone,
-    /// This request had called [`take`](crate::Session::take) on a value, and another request changed or took
-    /// the value before this request was committed. Nothing was written (409).
+    /// This request called [`take`](crate::Session::take) on a value, but another request changed or took the
+    /// value before this request committed. Nothing was written (409).
     ValueChanged,
-    /// The record, or its key in the store, would exceed the size limit. Nothing was written (500).
+    /// The record, its key in the store, or a flash message would exceed the size limit. Nothing was written
+    /// (500).
     TooLarge,
     /// A value could not be encoded, or it encodes to something that
     /// [cannot be decoded again](crate::Key#values). Nothing was changed (500).
@@ -114,8 +116,9 @@ pub enum ErrorKind {
     /// [concurrent sessions](crate::Builder::concurrent_sessions). No session was created or changed
     /// (409).
     TooManySessions,
-    /// All sessions of the principal were revoked after this sign-in began, or the sign-in began more
-    /// than one hour ago. No session was created or changed (401).
+    /// All sessions of the principal were revoked while this sign-in was under way, or more than one hour
+    /// passed between [`begin_sign_in`](crate::Directory::begin_sign_in) and the commit. No session was
+    /// created or changed (401).
     Revoked,
     /// The [directory](crate::DirectoryMode) is turned off (500).
     NoDirectory,
@@ -390,7 +393,8 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns `true` if the request certainly wrote nothing and may succeed when it is sent again.
+    /// Returns `true` if the failed operation certainly wrote nothing to the session and may succeed when it
+    /// is retried.
     ///
     /// This is the case for [`Unavailable`](ErrorKind::Unavailable), [`Refused`](ErrorKind::Refused),
     /// [`Contended`](ErrorKind::Contended), [`NewerFormat`](ErrorKind::NewerFormat) and
@@ -478,7 +482,7 @@ pub(crate) fn is_plain(char: char) -> bool {
 
 /// Returns an error and the chain of its sources as one line.
 pub(crate) fn causes(error: &Error) -> String {
-    /// In characters. The errors of an application's own store may be of any length.
+    /// The maximum length in characters. Errors from an application's own store may be of any length.
     const LONGEST: usize = 1000;
 
     let mut text = error.to_string();

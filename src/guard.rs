@@ -14,20 +14,21 @@ use crate::settings::Pages;
 
 /// Protects a group of routes: only requests that meet the guard's conditions reach the handlers.
 ///
-/// Apply it to the routes with `tower::GuardLayer` or `actix::GuardMiddleware`, *inside* the session layer. A
-/// request that does not meet a condition gets this response:
+/// Apply a guard to the routes with `tower::GuardLayer` or `actix::GuardMiddleware`, *inside* the session
+/// layer. A request that does not meet a condition gets this response:
 ///
 /// - [`signed_in`](Self::signed_in): the response of [`SignedIn`];
 /// - [`authenticated_within`](Self::authenticated_within): the response of
 ///   [`AuthenticatedWithin`](crate::AuthenticatedWithin);
 /// - [`permit`](Self::permit): 403, [`ErrorKind::Forbidden`];
-/// - [`same_origin`](Self::same_origin): 403, [`ErrorKind::CrossOrigin`], regardless of the user.
+/// - [`same_origin`](Self::same_origin): 403, [`ErrorKind::CrossOrigin`], whether or not a user is signed in.
 ///
-/// If the user must sign in, a browser navigation is redirected to the configured sign-in page, and all other
-/// requests get a 401, so one configuration serves both pages and an API. The redirect passes the path of the
-/// original request in the `next` query parameter; on the sign-in page, [`Next`](crate::Next) reads it. While
-/// the store is down, the response is a 503 and never the sign-in page. The session is read once: an
-/// extractor in a guarded handler sends no further command.
+/// If the user must sign in, a browser navigation is redirected to the sign-in page, if one is configured,
+/// and all other requests get a 401. One configuration can therefore serve both pages and an API. The
+/// redirect can pass the path of the original request in the `next` query parameter, which the sign-in page
+/// reads with [`Next`](crate::Next); see [`Builder::sign_in_page`](crate::Builder::sign_in_page). While the
+/// store is down, the response is a 503 and never the sign-in page. The session is read once: an extractor in
+/// a guarded handler sends no further command.
 ///
 /// ```
 /// use std::time::Duration;
@@ -81,7 +82,8 @@ impl Guard {
     /// 2. its `Origin` is one that you [`trust`](Self::trust);
     /// 3. its `Sec-Fetch-Site` is `same-origin` or `none`; any other value is rejected;
     /// 4. it has neither `Sec-Fetch-Site` nor `Origin`, so it does not come from a browser;
-    /// 5. the host and port of its `Origin` are those of the request's target, or else of its `Host`.
+    /// 5. the host and port in its `Origin` match those in the request's target or, if the target has none,
+    ///    in its `Host`.
     ///
     /// GET routes must therefore not change anything. Over plain HTTP, and in browsers released before 2023,
     /// the fifth rule decides, so a proxy must forward `Host` unchanged.

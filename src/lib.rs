@@ -1,10 +1,10 @@
 //! Server-side sessions for stateless processes, in axum and in actix-web, on Redis, Valkey, Memcached or
 //! memory.
 //!
-//! Any process may serve any request, and a process may be killed at any time: sessions are kept in a store,
-//! which also expires them, so the load balancer needs no sticky sessions. Several requests in one session may
-//! run at once, in any number of processes. No update is lost, a session that has ended stays ended, and there
-//! are never two valid secrets.
+//! Any process can serve any request, and a process may be killed at any time: sessions are kept in a store,
+//! which also expires them. The load balancer therefore needs no sticky sessions. Several requests in one
+//! session may run at once, in any number of processes. No update is lost, a session that has ended stays
+//! ended, and a session never has two valid secrets.
 //!
 //! ```text
 //! request  -> session layer         keeps the Cookie header                     no command
@@ -87,7 +87,7 @@
 //! | configure the cookie, timeouts and limits | [`Sessions::builder`], [`Cookie`], [`Lifetime`] |
 //! | choose the store with an environment variable | [`connect`] |
 //! | require a signed-in user | [`SignedIn`], [`AuthenticatedWithin`], [`Maybe`]; for groups of routes, [`Guard`] |
-//! | lead back to the requested page after a sign-in | [`Next`] |
+//! | return to the requested page after a sign-in | [`Next`] |
 //! | list, limit and revoke an account's sessions | [`Directory`], [`ConcurrentSessions`] |
 //! | show a message on the next page | [`Session::flash`] |
 //! | protect forms | [`CsrfToken`], [`Csrf`], [`Guard::same_origin`] |

@@ -131,7 +131,8 @@ fn status_code(status: u16) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Renders an error into a response. Other parts of the response, such as its error, stay unchanged.
+/// Applies a rendered error to a response. The other parts of the response, such as its error, stay
+/// unchanged.
 pub(super) fn rendered(mut response: HttpResponse, answer: ErrorResponse) -> HttpResponse {
     *response.status_mut() = status_code(answer.status);
     response.headers_mut().clear();

@@ -135,7 +135,7 @@ fn failed(
     }
     let (renderer, cookie) = (renderer.cloned(), cookie_of(&mut reply));
     error.add_response_mapper(move |mut response| {
-        // Not done earlier, because some errors can return their response only once.
+        // Rendered here rather than earlier, because some errors can return their response only once.
         if let Some((renderer, ours)) = renderer.as_ref().zip(unrendered(&response)) {
             response = rendered(response, renderer.render(&ours));
             response.extensions_mut().insert(Rendered);

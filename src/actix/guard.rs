@@ -17,8 +17,8 @@ use crate::guard::Guard;
 const FIX: &str = "add `.wrap(unsticky::actix::SessionMiddleware::new(sessions))` to the App, or to the \
                    scope after its GuardMiddleware, so that the GuardMiddleware is inside";
 
-/// The actix-web middleware that protects a group of routes with a [`Guard`]. It belongs inside the
-/// [`SessionMiddleware`](super::SessionMiddleware).
+/// The actix-web middleware that protects a group of routes with a [`Guard`]. Place this middleware inside
+/// the [`SessionMiddleware`](super::SessionMiddleware).
 ///
 /// If the guard refuses a request, the handler is not called, and the response's `error()` returns an
 /// [`Error`](crate::Error).

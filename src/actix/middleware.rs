@@ -77,7 +77,8 @@ use crate::settings::Sessions;
 /// wrapped last is the outermost.
 ///
 /// - Place middleware that can replace the handler's response with an error, such as a timeout, *inside* this
-///   one. If the error has status 408 or 503, the handler's incomplete changes are discarded.
+///   one. By default, if the error has status 408 or 5xx, the handler's incomplete changes are
+///   [discarded](crate::Builder::on_failed_response).
 /// - Middleware that adds header fields to every response, such as CORS, request ids and tracing, can be on
 ///   either side. If a response is replaced because the session's changes could not be stored, the new
 ///   response keeps all header fields except [these](crate::exchange::REPLACED_FIELDS). Tracing *outside*

@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Returns whether a page of this origin was loaded over plain http from another machine, so that the browser
-/// keeps no `Secure` cookie. Browsers treat names and addresses of their own machine as secure (W3C Secure
-/// Contexts 3.1). Returns `false` if the text is not an origin.
+/// Returns whether a page with this origin was loaded over plain http from another machine, so that the
+/// browser keeps no `Secure` cookie. Browsers treat names and addresses of their own machine as secure (W3C
+/// Secure Contexts 3.1). Returns `false` if the text is not an origin.
 pub(crate) fn drops_secure_cookies(origin: &[u8]) -> bool {
     let host = str::from_utf8(origin).ok().and_then(|origin| origin.strip_prefix("http://"));
     host.and_then(without_port).is_some_and(|host| !is_own_machine(host))

@@ -13,7 +13,8 @@ use crate::record::token::Token;
 pub enum SameSite {
     /// Never. A user who follows a link from another site appears to be signed out.
     Strict,
-    /// Only if the user navigates to this site, for example by following a link. This is the default.
+    /// Only if the user navigates to this site with a safe method such as GET, for example by following a
+    /// link. This is the default.
     #[default]
     Lax,
     /// Always. This needs `Secure`.
@@ -34,7 +35,8 @@ impl SameSite {
 ///
 /// The default is `__Host-id; Path=/; Secure; HttpOnly; SameSite=Lax`. The name reveals nothing about the
 /// software. With the `__Host-` prefix, a browser accepts the cookie only from this exact host and only over
-/// https (RFC 6265bis). `HttpOnly` cannot be turned off, because no script needs the token.
+/// https, with [exceptions](#plain-http) for a developer's machine (RFC 6265bis). `HttpOnly` cannot be turned
+/// off, because no script needs the token.
 ///
 /// [`Builder::build`](crate::Builder::build) returns an error for a cookie that browsers would refuse.
 ///
@@ -63,7 +65,7 @@ impl SameSite {
 /// | any other address, such as `http://192.168.1.5` | dropped | dropped |
 ///
 /// The results for Chromium and Firefox were measured in Chromium 156 and Firefox 153. Those for Safari are
-/// from [WebKit bug 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), which is about changing this.
+/// from [WebKit bug 281149](https://bugs.webkit.org/show_bug.cgi?id=281149), which proposes to change this.
 ///
 /// If the browser drops the cookie, a sign-in has no effect. The `secure_cookie_on_plain_http` event reports
 /// the first time that a `Secure` session cookie is sent to a page in one of the last two rows. In Chromium and
@@ -245,7 +247,7 @@ fn is_attribute_byte(byte: u8) -> bool {
     (0x20..0x7f).contains(&byte) && byte != b';'
 }
 
-/// A validated cookie, as the parts of its headers.
+/// A validated cookie, split into the parts of its `Set-Cookie` header.
 #[derive(Debug)]
 pub(crate) struct CookieTemplate {
     /// `name=`
@@ -292,13 +294,14 @@ impl CookieTemplate {
     pub(crate) fn set(&self, token: &Token, age: Duration, persistence: Persistence) -> String {
         let age = match persistence {
             Persistence::BrowserSession => None,
-            // The age is rounded up, so that the browser never drops the cookie of a live session.
+            // The age is rounded up, so that the browser never drops the cookie while the session is alive.
             Persistence::Persistent => Some(age.as_millis().div_ceil(1000)),
         };
         self.header(Some(token), age)
     }
 
-    /// Returns the header that removes the cookie. Browsers require the same attributes as when it was set.
+    /// Returns the header that removes the cookie. Its attributes must be those with which the cookie was
+    /// set.
     pub(crate) fn removal(&self) -> String {
         self.header(None, Some(0))
     }

@@ -28,15 +28,15 @@ pub struct LocalPath(String);
 /// The maximum length of a local path, in bytes.
 const LONGEST: usize = 1024;
 
-/// How many times over a path may be percent-encoded.
+/// The maximum number of times that a path may be percent-encoded.
 const MOST_ENCODINGS: usize = 3;
 
 /// The name of the query parameter that contains a local path.
 const NEXT: &str = "next";
 
 impl LocalPath {
-    /// Parses a path. Returns `None` if the text is not a path on this site, or if a browser, a proxy or a
-    /// router could interpret it differently.
+    /// Parses a path. Returns `None` if the text is not a path on this site, or if a browser, a proxy and a
+    /// router could interpret the text in different ways.
     ///
     /// The text must be at most 1024 bytes long and consist of printable ASCII characters other than the
     /// space, `\`, `"`, `<`, `>` and `#`. It must begin with exactly one `/`. No segment of the path may be
@@ -58,8 +58,8 @@ impl LocalPath {
         &self.0
     }
 
-    /// Returns the URL of `page` with this path added as the `next` query parameter. In a request for the
-    /// page, [`Next`] reads this parameter.
+    /// Returns the URL of `page` with this path added as the `next` query parameter. The page's handler reads
+    /// this parameter with [`Next`].
     ///
     /// The page can then redirect back to this path. The URL needs no escaping in an HTML attribute unless
     /// `page` itself does.
@@ -145,9 +145,10 @@ impl Serialize for LocalPath {
 /// parameter in this request's query.
 ///
 /// [`Guard`](crate::Guard), [`SignedIn`](crate::SignedIn) and
-/// [`AuthenticatedWithin`](crate::AuthenticatedWithin) add the parameter when they redirect to the sign-in
-/// page or the step-up page. Take `Next` as an argument of that page's handler, in axum or in actix-web.
-/// `Next` never rejects a request. If the parameter is not a [`LocalPath`], it is ignored.
+/// [`AuthenticatedWithin`](crate::AuthenticatedWithin) can add the parameter when they redirect to the
+/// sign-in page or the step-up page; see [`Builder::sign_in_page`](crate::Builder::sign_in_page). Take `Next`
+/// as an argument of that page's handler, in axum or in actix-web. `Next` never rejects a request. If the
+/// parameter is not a [`LocalPath`], it is ignored.
 ///
 /// ```
 /// use unsticky::{Next, Result, Session};
@@ -187,13 +188,13 @@ impl Next {
         Self::of_query(head.query())
     }
 
-    /// Returns the path, or `None` if the request has no valid path.
+    /// Returns the path, or `None` if the parameter is missing or invalid.
     #[must_use]
     pub fn path(&self) -> Option<&LocalPath> {
         self.0.as_ref()
     }
 
-    /// Returns the path, or `default` if the request has no valid path. If `default` is not a valid
+    /// Returns the path, or `default` if the parameter is missing or invalid. If `default` is not a valid
     /// [`LocalPath`] either, returns `/`.
     #[must_use]
     pub fn or(self, default: &str) -> LocalPath {

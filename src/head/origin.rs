@@ -42,7 +42,8 @@ pub(crate) fn check(head: &RequestHead<'_>, trusted: &[String]) -> Result<(), Fo
         b"" => {}
         _ => return Err(Foreign::Site),
     }
-    // Every browser sends `Origin` with WebSocket handshakes and with all requests other than `GET`.
+    // Every browser sends `Origin` with WebSocket handshakes and with all requests other than `GET` and
+    // `HEAD`.
     let Some(origin) = head.origin else { return Ok(()) };
     let of_origin = [&b"https://"[..], b"http://"].iter().find_map(|it| origin.strip_prefix(*it));
     // Browsers write both authorities in the same form: in lower case, and without the scheme's default port.

@@ -14,7 +14,7 @@
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
-    /// The method, unchanged, in upper case.
+    /// The method as the client sent it, such as `GET`.
     pub method: &'a str,
     /// The path and the query as the browser sent them, including any prefix that a router has removed.
     pub target: &'a str,
@@ -37,8 +37,8 @@ pub struct RequestHead<'a> {
 /// What a request wants as its response: a page or data.
 ///
 /// The function that you pass to [`Builder::on_error`](crate::Builder::on_error) receives a `Wants`. A
-/// handler can also take one as an argument, with or without the session layer. A response that depends on it
-/// varies by `Sec-Fetch-Mode` and `Accept`.
+/// handler can also take one as an argument, with or without the session layer. A response that depends on a
+/// `Wants` varies by `Sec-Fetch-Mode` and `Accept`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Wants {

@@ -1,4 +1,4 @@
-//! Commits the changes of a session: in the handler, at the end of the request, and after the response.
+//! Commits a session's changes: in the handler, at the end of the request, and after the response.
 
 use tokio::runtime::Handle;
 

@@ -1,4 +1,4 @@
-//! CSRF tokens. Each is bound to a session, and a request that changes anything must contain one.
+//! CSRF tokens. Each is bound to a session, and a request that [`Csrf`] protects must contain one.
 
 use std::fmt;
 
@@ -76,7 +76,7 @@ impl CsrfToken {
     /// The name of the form field that contains the token.
     pub const FIELD: &'static str = "csrf_token";
 
-    /// The name of the request header that contains the token, for scripts.
+    /// The name of the request header in which scripts send the token.
     pub const HEADER: &'static str = "x-csrf-token";
 
     /// Returns the token: 86 characters, each a letter, a digit, `-` or `_`.
@@ -181,7 +181,7 @@ impl Session {
     ///
     /// The first call in a session stores the value that its tokens are made from. Like
     /// [`transact`](Self::transact), it uses a single write, which also commits this request's earlier
-    /// changes. Later calls send no store commands.
+    /// changes. Further calls send no store commands, as long as the session keeps this value.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

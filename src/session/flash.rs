@@ -16,7 +16,7 @@ const KEY: Name = Name::Constant(flash::KEY);
 
 impl Session {
     /// Stores a flash message for the next page that reads it with [`flashes`](Self::flashes). The message
-    /// survives redirects, a sign-in and a sign-out.
+    /// survives redirects and, as described below, a sign-in and a sign-out.
     ///
     /// The message is committed like any other change, in the same write. A session holds at most 16 messages
     /// with a total size of 4 KiB (or a quarter of [`max_record_bytes`](crate::Builder::max_record_bytes), if
@@ -30,11 +30,11 @@ impl Session {
     /// [`revoke_others`](crate::Directory::revoke_others), then `sign_out`, then `flash`: after
     /// [`revoke_all`](crate::Directory::revoke_all) no cookie may be sent for the message.
     ///
-    /// If another request has ended the session or signed in, no cookie may be sent: the message is dropped
-    /// with the `flash_dropped` event, and the request succeeds. A message stored at a sign-out is also
-    /// dropped if the store has no room for it. After the response, a [`save`](Self::save) fails with
-    /// [`ErrorKind::HeadSent`](crate::ErrorKind::HeadSent) if the message needs a new session, as it does for
-    /// any value.
+    /// If another request has ended the session or signed a user in, no cookie may be sent: the message is
+    /// dropped, the `flash_dropped` event reports this, and the request succeeds. A message stored along with
+    /// a sign-out is also dropped if the store has no room for it. After the response, a [`save`](Self::save)
+    /// fails with [`ErrorKind::HeadSent`](crate::ErrorKind::HeadSent) if the message needs a new session, as
+    /// it does for any other value.
     ///
     /// ```
     /// use unsticky::{Level, Session};
@@ -72,11 +72,11 @@ impl Session {
 
     /// Removes the pending flash messages and returns them, oldest first.
     ///
-    /// Each message is returned to exactly one request. If the session had no messages when this request read
+    /// Each message is returned to at most one request. If the session had no messages when this request read
     /// it, no store command is sent. Otherwise, this method removes the messages before it returns, in a
     /// single write that also commits this request's earlier changes, like [`transact`](Self::transact). If
     /// several pages ask at the same time, one of them gets the messages. If another request has ended the
-    /// session or signed in, this method returns no messages rather than an error. If the page fails
+    /// session or signed a user in, this method returns no messages rather than an error. If the page fails
     /// afterwards, its messages are lost.
     ///
     /// ```

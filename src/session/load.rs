@@ -126,8 +126,8 @@ impl Session {
     ///
     /// A handle sends at most one write per [`refresh_after`](crate::Lifetime::refresh_after) interval, and
     /// otherwise no command at all, so you can call `touch` as often as you like: for each message, or on a
-    /// timer. It never extends the absolute timeout and never writes pending changes. No effect on an unsaved
-    /// session.
+    /// timer. A touch never extends the absolute timeout and never writes pending changes. No effect on an
+    /// unsaved session.
     ///
     /// Most calls send no command, so success does not mean that the session is still valid. To check that,
     /// call [`reload`](Self::reload) first. A timer that calls `reload` but not `touch` detects a sign-out
@@ -189,8 +189,8 @@ impl Session {
 
     /// Returns the reason why this request lost its session, or `None` if it has not detected a loss.
     ///
-    /// A loss is detected by [`reload`](Self::reload), by a [`touch`](Self::touch) that is due, and by a
-    /// commit. The first reason found is kept. If this request ends the session itself, for example with
+    /// A loss is detected by [`reload`](Self::reload), by a [`touch`](Self::touch) that sends a command, and
+    /// by a commit. The first reason found is kept. If this request ends the session itself, for example with
     /// [`sign_out`](Self::sign_out), that is not a loss.
     ///
     /// [`Loss::Expired`] means that the deadline known to this handle has passed. If another request extended

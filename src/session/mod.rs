@@ -41,10 +41,10 @@ use crate::settings::{Sessions, Settings};
 
 /// Gives a handler access to the session of the current request.
 ///
-/// Take it as a handler argument; the same type works in axum and in actix-web. The extractor reads the
-/// record once, before the handler runs, so all methods are synchronous except [`transact`](Self::transact),
-/// [`save`](Self::save), [`reload`](Self::reload), [`touch`](Self::touch), [`flashes`](Self::flashes) and
-/// [`csrf_token`](Self::csrf_token).
+/// Take a `Session` as a handler argument; the same type works in axum and in actix-web. The extractor reads
+/// the record once, before the handler runs, so all methods are synchronous except
+/// [`transact`](Self::transact), [`save`](Self::save), [`reload`](Self::reload), [`touch`](Self::touch),
+/// [`flashes`](Self::flashes) and [`csrf_token`](Self::csrf_token).
 ///
 /// Changes are recorded individually and committed after the handler returns, before the response is sent.
 /// Concurrent requests that write different keys therefore never overwrite each other's values.
@@ -89,7 +89,7 @@ use crate::settings::{Sessions, Settings};
 /// - [`insert`](Self::insert) and [`remove`](Self::remove): if two requests write the same key, the
 ///   last commit wins. A `get` followed by an `insert` is therefore not atomic.
 /// - [`update`](Self::update): if another request wrote first, the function that you passed runs again on the
-///   newer value. After 200 concurrent increments, the counter is 200 higher.
+///   newer value. After 200 concurrent increments have been committed, the counter is 200 higher.
 /// - [`take`](Self::take): if another request changed or took the value first, the commit fails. At most one
 ///   request succeeds in taking a one-time value.
 /// - [`transact`](Self::transact): the changes are stored before the handler continues, so the response can
@@ -97,9 +97,8 @@ use crate::settings::{Sessions, Settings};
 ///
 /// If the response has status 5xx or 408, or is replaced by an error, only a sign-out or `destroy` is
 /// committed; all other changes are dropped. To commit all changes whatever the status, use
-/// [`Builder::on_failed_response`](crate::Builder::on_failed_response). To store a single change regardless
-/// of the response, for example to count a failed attempt, use [`transact`](Self::transact) or
-/// [`save`](Self::save).
+/// [`Builder::on_failed_response`](crate::Builder::on_failed_response). To store a change whatever the
+/// response, for example to count a failed attempt, use [`transact`](Self::transact) or [`save`](Self::save).
 ///
 /// # What a request may do
 ///
@@ -213,7 +212,7 @@ impl Session {
     /// Sets the value of a key.
     ///
     /// The value has the key's type; for a `String` key, you can also pass a `&str`. If the key had the same
-    /// value when this request read the record, nothing is written to the store.
+    /// value when this request read the record, the call causes no write to the store.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -489,11 +488,11 @@ impl Session {
         self.principal().is_some()
     }
 
-    /// Returns the time at which the signed-in user last authenticated, by signing in or with a
+    /// Returns the time at which the signed-in user last authenticated, by signing in or through
     /// [`step_up`](Self::step_up).
     ///
-    /// `None` if no user is signed in, or if this request has signed a user in but not yet committed the
-    /// sign-in.
+    /// `None` if no user is signed in, or if this request has a sign-in or a step-up that is not yet
+    /// committed.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -572,10 +571,11 @@ impl Session {
     ///
     /// `principal` is your application's stable id for the account, 1 to 1024 bytes long.
     ///
-    /// At the sign-in, an anonymous session keeps only the values whose keys [survive a
-    /// sign-in](crate::Key::survives_sign_in) and the values that this request wrote. Signing in as a
-    /// different principal ends the current session and creates a new one without the old values. If another
-    /// request has replaced the secret, the sign-in creates a new session and does not end the old one.
+    /// When a user signs in, an anonymous session keeps only the values whose keys [survive a
+    /// sign-in](crate::Key::survives_sign_in) and the values that this request has written but not yet
+    /// committed. Signing in as a different principal ends the current session and creates a new one without
+    /// the old values. If another request has replaced the secret, the sign-in creates a new session and does
+    /// not end the old one.
     ///
     /// The session gets the [configured lifetime](crate::Builder::lifetime), unless this request calls
     /// [`set_lifetime`](Self::set_lifetime) or [`end_by`](Self::end_by). Choices made in earlier requests are
@@ -583,11 +583,12 @@ impl Session {
     /// [survives a sign-in](crate::Key::survives_sign_in), and call `set_lifetime` when the user returns.
     ///
     /// If the request carries several valid tokens, the sign-in creates a new session and ends the sessions
-    /// of all these tokens, which do not count against the limit on concurrent sessions. If one of those
-    /// sessions cannot be ended, the sign-in fails and the new session is removed again. Sessions that have
+    /// of all these tokens. Those sessions do not count against the limit on concurrent sessions. If one of
+    /// them cannot be ended, the sign-in fails and the new session is removed again. Sessions that have
     /// already been ended stay ended; signing in again ends the others.
     ///
-    /// The session is listed in the principal's [directory](crate::Directory) before its cookie is sent.
+    /// Before its cookie is sent, the session is listed in the principal's [directory](crate::Directory),
+    /// unless the directory is turned off.
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -618,9 +619,10 @@ impl Session {
     /// The commit fails with:
     ///
     /// - [`ErrorKind::TooManySessions`] if the principal already has the maximum number of [concurrent
-    ///   sessions](crate::Builder::concurrent_sessions) and the configuration rejects new ones. The session
+    ///   sessions](crate::Builder::concurrent_sessions) and none of them is revoked to make room. The session
     ///   is unchanged.
-    /// - [`ErrorKind::Revoked`] if all of the principal's sessions were revoked during the sign-in.
+    /// - [`ErrorKind::Revoked`] if all of the principal's sessions were revoked while the sign-in was being
+    ///   committed.
     ///
     /// To handle these errors yourself, call [`save`](Self::save) in the handler. If it fails with one of
     /// them, the handler's changes are dropped, except for an earlier sign-out.
@@ -630,8 +632,8 @@ impl Session {
     }
 
     /// Signs a user in like [`sign_in`](Self::sign_in), but with options: a [label](SignIn::label) for the
-    /// list of sessions, or a sign-in that [began](crate::Directory::begin_sign_in) before the password was
-    /// verified.
+    /// list of sessions, or the start of the sign-in, recorded with
+    /// [`begin_sign_in`](crate::Directory::begin_sign_in) before the password was verified.
     ///
     /// ```
     /// use unsticky::{Session, SignIn};
@@ -646,9 +648,10 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// The errors of [`sign_in`](Self::sign_in). The commit also fails with [`ErrorKind::Revoked`] if all of
-    /// the principal's sessions were revoked after the sign-in began, or if the sign-in began more than one
-    /// hour ago.
+    /// The errors of [`sign_in`](Self::sign_in). If the sign-in comes from
+    /// [`begin_sign_in`](crate::Directory::begin_sign_in), the commit also fails with [`ErrorKind::Revoked`]
+    /// if all of the principal's sessions were revoked after `begin_sign_in` was called, or if it was called
+    /// more than one hour ago.
     #[doc(alias = "login")]
     pub fn sign_in_with(&self, sign_in: SignIn) -> Result<()> {
         checked_principal(&sign_in.principal)?;
@@ -680,9 +683,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] if no user is signed in, [`ErrorKind::Gone`] if this request has lost its
-    /// session, and the errors of [`sign_in`](Self::sign_in). If this method returns an error, nothing is
-    /// changed.
+    /// [`ErrorKind::NotSignedIn`] if no user is signed in, [`ErrorKind::Gone`] if this request has
+    /// [lost](Self::loss) its session, and the errors of [`sign_in`](Self::sign_in). If this method returns
+    /// an error, nothing is changed.
     #[doc(alias("reauthenticate", "sudo"))]
     pub fn step_up(&self) -> Result<()> {
         let principal = self.signed_in()?;
@@ -711,9 +714,10 @@ impl Session {
 
     /// Ends the session: the commit deletes the record and tells the browser to remove the cookie.
     ///
-    /// The session also ends if another request has replaced its secret, but not if a different principal has
+    /// This works even if another request has replaced the secret, but not if a different principal has
     /// signed in since. If the session has already ended, the browser's cookie is left alone, because it may
-    /// be a newer one. If the request carries several valid tokens, the sessions of all of them end.
+    /// belong to a newer session. If the request carries several valid tokens, the sessions of all of them
+    /// end.
     ///
     /// Values that the request writes after this call belong to a new session.
     ///
@@ -768,9 +772,10 @@ impl Session {
     /// with a new secret. No effect if the session already has this lifetime. On an unsaved session, the call
     /// has an effect only if this request also stores a value or signs in.
     ///
-    /// If the new lifetime ends later than the old one, the principal's [directory](crate::Directory) is
-    /// updated first, so the commit can also fail with the directory's errors. If another request has
-    /// replaced the session's secret, the commit fails with [`ErrorKind::Gone`].
+    /// If a user is signed in and the new lifetime ends later than the old one, the principal's
+    /// [directory](crate::Directory) is updated first, so the commit can also fail with the directory's
+    /// errors. If another request has replaced the session's secret, the commit fails with
+    /// [`ErrorKind::Gone`].
     ///
     /// ```
     /// use std::time::Duration;
@@ -914,10 +919,10 @@ impl Session {
     /// Use `save` in streams, server-sent events and WebSockets, which continue after the response has begun,
     /// and whenever a handler must deal with commit errors itself.
     ///
-    /// A write counts as use of the session, unless the request is [passive](Self::mark_passive). If there are
-    /// no changes, this method only extends the idle timeout, if an extension is due, and ignores a failure to
-    /// extend it. The end of a request does the same. To keep the session alive while a stream is in use, call
-    /// [`touch`](Self::touch).
+    /// A write counts as use of the session, unless the request is [passive](Self::mark_passive). If there
+    /// are no changes, this method only extends the idle timeout, if an extension is due, and ignores a
+    /// failure to extend it. The commit at the end of a request does the same. To keep the session alive
+    /// while a stream is in use, call [`touch`](Self::touch).
     ///
     /// ```
     /// use unsticky::{Key, Session};
@@ -949,10 +954,11 @@ impl Session {
     /// - [`ErrorKind::Corrupt`], [`ErrorKind::NewerFormat`]: the record that another request has
     ///   written in the meantime, or the directory record, cannot be decoded. Nothing was written.
     /// - [`ErrorKind::OutcomeUnknown`]: the changes may or may not have been stored. They are no longer
-    ///   pending. This error also replaces the request's response, unless the response is itself a failure. A
-    ///   handle that is used after the response returns this error until a [`reload`](Self::reload) succeeds.
-    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation or a lifetime needs a cookie, which
-    ///   cannot be sent because the response has already begun.
+    ///   pending. This error also replaces the request's response, unless the response is itself a failure.
+    ///   After the response, every further commit returns this error until a [`reload`](Self::reload)
+    ///   succeeds.
+    /// - [`ErrorKind::HeadSent`]: a new session, a sign-in, a rotation, or a new lifetime or time limit needs
+    ///   a cookie, which cannot be sent because the response has already begun.
     #[doc(alias = "commit")]
     pub async fn save(&self) -> Result<()> {
         self.run_to_completion(|session, driver| async move {
@@ -980,10 +986,12 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Gone`] if the session has ended or another request has replaced its secret, and on
-    ///   every later call. Pending changes are dropped. If there were any, this error also replaces the
-    ///   request's response, unless the response is itself a failure. The handle then shows an empty session.
-    /// - [`ErrorKind::Unavailable`] if the store cannot be reached.
+    /// - [`ErrorKind::Gone`] if the session has ended or another request has replaced its secret. Every later
+    ///   call returns this error as well. Pending changes are dropped. If there were any apart from flash
+    ///   messages, this error also replaces the request's response, unless the response is itself a failure.
+    ///   The handle then shows an empty session.
+    /// - [`ErrorKind::Unavailable`] and [`ErrorKind::Refused`] if the store cannot be reached or refuses the
+    ///   read.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in
     ///   [strict mode](crate::DirectoryMode::Strict) the directory, cannot be decoded.
     /// - [`ErrorKind::Decode`] and [`ErrorKind::UpdatePanicked`] if a pending update cannot be applied to the
@@ -1036,7 +1044,7 @@ impl Session {
         state.charged = Some(Instant::now());
     }
 
-    /// Waits until no other commit of this session is in progress. The store's timeout applies, because the
+    /// Waits until no other commit in this session is in progress. The store's timeout applies, because the
     /// other commit may be on a runtime that is not being polled.
     async fn lock_commits(&self, driver: &Driver) -> Result<AsyncMutexGuard<'_, ()>> {
         let settings = self.settings();

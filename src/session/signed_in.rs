@@ -13,10 +13,11 @@ use crate::settings::Pages;
 
 /// Requires a signed-in user.
 ///
-/// Take it as a handler argument. If no user is signed in, the request fails with [`ErrorKind::NotSignedIn`]:
-/// browser navigations are redirected to the configured [`sign_in_page`](crate::Builder::sign_in_page), and
-/// all other requests get a 401. To handle the error yourself, take `Result<SignedIn>`. To protect a group of
-/// routes, use [`Guard`](crate::Guard).
+/// Take `SignedIn` as a handler argument. If no user is signed in, the request fails with
+/// [`ErrorKind::NotSignedIn`]: browser navigations are redirected to the
+/// [`sign_in_page`](crate::Builder::sign_in_page), if one is configured, and all other requests get a 401. To
+/// handle the error yourself, take `Result<SignedIn>`. To protect a group of routes, use
+/// [`Guard`](crate::Guard).
 ///
 /// ```
 /// use unsticky::SignedIn;
@@ -49,7 +50,8 @@ impl SignedIn {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`]. If the request is a navigation, the error contains the page to redirect to.
+    /// [`ErrorKind::NotSignedIn`]. If the request is a navigation and a page is configured, the error
+    /// contains the URL to redirect to.
     pub fn of(session: Session, head: &RequestHead<'_>) -> Result<Self> {
         admit(session, None, &Pages::default(), Some(head))
     }
@@ -66,11 +68,12 @@ impl TryFrom<Session> for SignedIn {
 
 /// Requires that the user authenticated within the last `SECONDS` seconds (ASVS 5.0 7.5.1 and 7.5.3).
 ///
-/// Take it as a handler argument. If no user is signed in, the request fails as with [`SignedIn`]. If the
-/// user last authenticated too long ago, the request fails with [`ErrorKind::StaleSignIn`]: browser
-/// navigations are redirected to the configured [`step_up_page`](crate::Builder::step_up_page), and all other
-/// requests get a 401. That page asks for the password or another factor, and then calls
-/// [`Session::step_up`]. To handle the error yourself, take `Result<AuthenticatedWithin<600>>`.
+/// Take `AuthenticatedWithin` as a handler argument. If no user is signed in, the request fails as with
+/// [`SignedIn`]. If the user last authenticated too long ago, the request fails with
+/// [`ErrorKind::StaleSignIn`]: browser navigations are redirected to the configured
+/// [`step_up_page`](crate::Builder::step_up_page), or else to the configured sign-in page, and all other
+/// requests get a 401. The handler of the step-up page asks for the password or another factor, and then
+/// calls [`Session::step_up`]. To handle the error yourself, take `Result<AuthenticatedWithin<600>>`.
 ///
 /// ```
 /// use unsticky::AuthenticatedWithin;
@@ -96,8 +99,8 @@ impl<const SECONDS: u64> AuthenticatedWithin<SECONDS> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] and [`ErrorKind::StaleSignIn`]. If the request is a navigation, the error
-    /// contains the page to redirect to.
+    /// [`ErrorKind::NotSignedIn`] and [`ErrorKind::StaleSignIn`]. If the request is a navigation and a page
+    /// is configured, the error contains the URL to redirect to.
     pub fn of(session: Session, head: &RequestHead<'_>) -> Result<Self> {
         Self::admitted(session, Some(head))
     }
@@ -195,8 +198,8 @@ impl<const SECONDS: u64> Guarded for AuthenticatedWithin<SECONDS> {
     }
 }
 
-/// Returns the signed-in user of a session, who must have authenticated `within` this time. The pages in
-/// `own` take precedence over the configured ones.
+/// Returns the session's signed-in user, who must have authenticated `within` this time. The pages in `own`
+/// take precedence over the configured ones.
 pub(crate) fn admit(
     session: Session,
     within: Option<Duration>,
@@ -215,7 +218,8 @@ pub(crate) fn admit(
     Ok(SignedIn { session, principal })
 }
 
-/// Returns the error for a rejected request. The error redirects to `page` if the request is a navigation.
+/// Returns the error for a rejected request. The error redirects to `page` if the request is a navigation to
+/// a different page.
 fn turned_away(kind: ErrorKind, page: Option<&str>, head: Option<&RequestHead<'_>>) -> Error {
     let Some((page, head)) = page.zip(head) else { return Error::new(kind, "") };
     // A page that redirects to itself would cause an endless loop.

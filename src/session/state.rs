@@ -56,7 +56,7 @@ pub(super) struct State {
     pub(super) cookie: Option<String>,
     /// The error of a failed commit. A later successful commit of this request must not hide it.
     pub(super) failed: Option<Error>,
-    /// The number of changes dropped because of such failures.
+    /// The number of changes that were dropped because a commit failed.
     pub(super) discarded: usize,
     /// The sequence number of the last change in the commit under way.
     pub(super) under_way: Option<u64>,
@@ -458,7 +458,7 @@ impl State {
         self.discarded += before.saturating_sub(self.changes.pending_after(0));
     }
 
-    /// Records that this request may no longer use the session and sends no cookie for it.
+    /// Records that this request may no longer use the session, and drops the cookie to send for it.
     pub(super) fn mark_lost(&mut self, lost: Lost, context: Context<'_>) {
         // Keep the first reason: later events did not cause the loss.
         self.loss.get_or_insert_with(|| lost.loss(context.now));

@@ -145,7 +145,7 @@ impl Builder {
     /// Sets the epoch: the second part of every key in the store. Default: 0.
     ///
     /// Changing the epoch ends every session in the deployment without sending a command. The old records are
-    /// never read again, and they expire.
+    /// no longer read, and they expire.
     ///
     /// If you change the list of Memcached servers, change the epoch in the same release; see the documentation
     /// of `MemcachedStore`.
@@ -163,8 +163,8 @@ impl Builder {
         Self { epoch, ..self }
     }
 
-    /// Sets the total time that a request waits for the store, including the load, the commit, conflicts and
-    /// in-doubt writes.
+    /// Sets the total time that a request waits for the store, including the load, the commit, retries after
+    /// conflicts and the settling of in-doubt writes.
     ///
     /// Default: 1 second. Allowed: 10 milliseconds to 1 minute.
     ///
@@ -244,11 +244,11 @@ impl Builder {
         self
     }
 
-    /// Sets how often a commit is attempted when other requests write first. After the last attempt, the
+    /// Sets how many times a commit is attempted when other requests write first. After the last attempt, the
     /// request fails with [`ErrorKind::Contended`](crate::ErrorKind::Contended).
     ///
-    /// Default: 64. Allowed: 1 to 1000. The first eight attempts follow each other without a pause. Before
-    /// each later attempt, there is a random pause, whose maximum grows from 1 ms to 16 ms. The
+    /// Default: 64. Allowed: 1 to 1000. The first eight attempts follow each other without a pause. Each
+    /// later attempt is preceded by a random pause, whose maximum grows from 1 ms to 16 ms. The
     /// [`timeout`](Self::timeout) applies as well.
     ///
     /// ```
@@ -265,8 +265,8 @@ impl Builder {
         self
     }
 
-    /// Sets how often one command is retried. A command is retried if it certainly had no effect, or if it
-    /// was an in-doubt write that turned out not to have been applied.
+    /// Sets how many times one command is retried. A command is retried if it certainly had no effect, or if
+    /// it was an in-doubt write that turned out not to have been applied.
     ///
     /// Default: 2. Allowed: 0 to 100. The [`timeout`](Self::timeout) applies as well. Without retries, a
     /// request fails if its command is sent on an idle connection that the server has already closed.
@@ -305,8 +305,8 @@ impl Builder {
         self
     }
 
-    /// Sets the status code of the response if another request has ended the session or signed a user in
-    /// ([`ErrorKind::Gone`](crate::ErrorKind::Gone)).
+    /// Sets the status code of the response for [`ErrorKind::Gone`](crate::ErrorKind::Gone), for example if
+    /// another request has ended the session or signed a user in.
     ///
     /// Default: 409. Allowed: 400 to 599.
     ///
@@ -355,9 +355,9 @@ impl Builder {
     /// to this page.
     ///
     /// Redirects work as described for [`sign_in_page`](Self::sign_in_page). The page asks the user to
-    /// authenticate again and then calls [`step_up`](crate::Session::step_up). Default: the sign-in page. In
-    /// that case, the sign-in page must also ask signed-in users to authenticate: if it redirects them back
-    /// immediately, the browser is caught in a loop.
+    /// authenticate again, and its handler then calls [`step_up`](crate::Session::step_up). Default: the
+    /// sign-in page. In that case, the sign-in page must also ask signed-in users to authenticate: if it
+    /// redirects them back immediately, the browser is caught in a loop.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -381,14 +381,14 @@ impl Builder {
     ///
     /// Default: [`ErrorKind::message`](crate::ErrorKind::message) as plain text.
     ///
-    /// `render` receives the response as it would be sent, the error, and whether the client wants a page or
-    /// data. Replace the body with [`html`](ErrorResponse::html) or [`json`](ErrorResponse::json). `render`
-    /// is called when the response passes through the session layer, including for a redirect to the sign-in
-    /// page. It is not called if a handler itself built the response from an error. The status that `render`
-    /// returns does not affect whether the request's changes are committed. If layers are nested, the
-    /// innermost layer that has such a function calls it.
+    /// `render` receives the response as it would otherwise be sent, the error, and whether the client wants
+    /// a page or data. Replace the body with [`html`](ErrorResponse::html) or [`json`](ErrorResponse::json).
+    /// `render` is called when the response passes through the session layer, including for a redirect to the
+    /// sign-in page. It is not called for a response that a handler builds itself after an error. The status
+    /// that `render` returns does not affect whether the request's changes are committed. If layers are
+    /// nested, the innermost layer that has such a function calls it.
     ///
-    /// Errors of the framework, for example for a malformed form or an unknown path, are not passed to
+    /// The framework's own errors, for example for a malformed form or an unknown path, are not passed to
     /// `render`. For an unknown path, a fallback handler can take [`Wants`] as an argument.
     ///
     /// ```
@@ -448,7 +448,8 @@ impl Builder {
         Self { clock: Arc::new(clock), ..self }
     }
 
-    /// Sets the source of randomness for session ids and secrets. Default: the operating system.
+    /// Sets the source of randomness for session ids, secrets and other random values. Default: the operating
+    /// system.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {

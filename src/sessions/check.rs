@@ -17,16 +17,16 @@ use crate::store::{Probe, ProbeSettings, TAG_LEN};
 impl Sessions {
     /// Examines the servers behind the store. Call this at start-up, before the process receives traffic.
     ///
-    /// The report lists the servers and their versions. It states whether the store's user may run every
-    /// command that sessions need, how long a read takes, and whether the servers' configuration protects
-    /// sessions from being lost. The check tries the commands on a key of its own in the namespace; this key
-    /// expires within ten seconds. No other record is read or written.
+    /// The report lists the servers and their versions. It states whether the user that connects to the store
+    /// may run every command that sessions need, how long a read takes, and whether the servers'
+    /// configuration protects sessions from being lost. The check tries the commands on a key of its own in
+    /// the namespace. That key expires within ten seconds. No other record is read or written.
     ///
     /// The check takes at most twice the configured [`timeout`](crate::Builder::timeout) and never fails: if
-    /// a server does not answer, the report contains a finding about it. If the user may not run a command
-    /// that only the check needs (`INFO`, `CONFIG`), the report contains a note. The check sends a few dozen
-    /// commands to each server, so do not call it for an orchestrator's probes; use [`ping`](Self::ping) for
-    /// those.
+    /// a server does not answer, the report contains a finding about it. If the user that connects to the
+    /// store may not run a command that only the check needs (`INFO`, `CONFIG`), the report contains a note.
+    /// The check sends a few dozen commands to each server, so do not call it for an orchestrator's probes;
+    /// use [`ping`](Self::ping) for those.
     ///
     /// ```
     /// # #[cfg(feature = "memory")]

@@ -20,7 +20,7 @@ impl Sessions {
     /// Returns the session policy that this configuration implements.
     ///
     /// Print the policy for the documentation that ASVS 5.0 7.1.1 requires, or log it when the application
-    /// starts. It contains no server names and no secrets.
+    /// starts. The policy contains no server names and no secrets.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {

@@ -1,10 +1,10 @@
 //! Lists, counts, limits and revokes the sessions of a principal.
 //!
-//! A principal's directory is a record of its own. It is in the same store as the sessions and uses the same
-//! four commands. A session is listed in the directory before its cookie is sent, so every session that a
-//! browser can use is listed. A session that is to be revoked is first marked in the directory, and then its
-//! record is deleted. If the process dies between these steps, the next use of the directory deletes the
-//! record.
+//! A principal's directory is a separate record in the same store as the sessions, and uses the same four
+//! commands. A signed-in session is listed in the directory before its cookie is sent, so every signed-in
+//! session that a browser can use is listed. A session that is to be revoked is first marked in the
+//! directory, and then its record is deleted. If the process dies between these steps, the next use of the
+//! directory deletes the record.
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,24 +40,27 @@ use crate::settings::{DirectoryMode, Sessions};
 ///
 /// # Guarantees
 ///
-/// - Every session whose cookie was sent is listed while it is alive, even if processes crash between any two
-///   commands. If the process dies before the cookie is sent, an unlisted record may remain. No request can
-///   use that record, and the store removes it after its idle timeout.
-/// - When [`revoke_all`](Self::revoke_all) or another revocation returns without an error, the sessions have
-///   ended. No request in progress can restore them, for example by a rotation or a slow save.
+/// - Unless the store loses the directory record, every signed-in session whose cookie was sent is listed
+///   while it is alive, even if processes crash between any two commands. If the process dies before the
+///   cookie is sent, an unlisted record may remain. No request can use that record, and the store removes it
+///   after its idle timeout.
+/// - When [`revoke_all`](Self::revoke_all) or another revocation returns without an error, the revoked
+///   sessions have ended. No request in progress can restore them, for example with a rotation or a slow
+///   save.
 /// - If a process crashes in the middle of an operation, the next use of the directory completes it.
 ///
-/// Memcached may evict records. If it evicts a directory record, the sessions that were listed there stay
-/// valid but unlisted until they end or the user signs in again. If this is not acceptable, use
-/// [`DirectoryMode::Strict`], in which a session is valid only while it is listed.
+/// Memcached may evict records. If it evicts a directory record, each session that was listed there stays
+/// valid but unlisted until it ends, or until a new sign-in, a step-up or a longer lifetime in that session
+/// lists it again. If this is not acceptable, use [`DirectoryMode::Strict`], in which a session is valid only
+/// while it is listed.
 ///
 /// # Cost
 ///
 /// A sign-in sends two commands for the directory: a load and a write. Shortly after
-/// [`begin_sign_in`](Self::begin_sign_in), it sends only the write if the directory is below the limit and
-/// has not changed in the meantime. If the request had no session, the load is sent together with the new
-/// session's record, which makes three commands in two round trips. If such a sign-in is rejected, one more
-/// command deletes that record.
+/// [`begin_sign_in`](Self::begin_sign_in), a sign-in sends only the write if the directory is below the limit
+/// and has not changed in the meantime. If the request had no session, the load is sent at the same time as
+/// the new session's record, so the whole sign-in takes three commands in two round trips. If such a sign-in
+/// is rejected, one more command deletes the new session's record.
 ///
 /// Ended sessions stay in the directory until it is listed or the limit is reached. A sign-in that reaches
 /// the limit checks whether listed sessions have ended. Each check loads the whole record of one session.
@@ -86,20 +89,21 @@ pub struct Directory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListedSession {
-    /// The session id, for [`Directory::revoke`].
+    /// The session id, for [`Directory::revoke`] and [`Directory::open`].
     pub id: SessionId,
-    /// When the session was created. It may have been anonymous then.
+    /// The time at which the session was created. The session may have been anonymous then.
     pub created: OffsetDateTime,
-    /// When the user last authenticated in the session.
+    /// The time at which the user last authenticated in the session, as in [`Session::authenticated_at`].
     pub signed_in_at: OffsetDateTime,
-    /// When the session was last used, to the precision of the
-    /// [refresh threshold](crate::Lifetime::refresh_after).
+    /// The time at which the session was last used, to the precision of the [refresh
+    /// threshold](crate::Lifetime::refresh_after).
     pub last_seen: OffsetDateTime,
-    /// When the session expires if it is not used again.
+    /// The time at which the session expires if it is not used again, as in [`Session::expires_at`].
     pub expires_at: OffsetDateTime,
-    /// The [label](SignIn::label) that the application gave the session at the sign-in.
+    /// The label that the application gave the session with [`SignIn::label`].
     pub label: Option<Arc<str>>,
-    /// `true` for the session on which [`Session::directory`] was called.
+    /// `true` for the session on which [`Session::directory`] was called. Always `false` if the directory
+    /// comes from [`Sessions::of`].
     pub is_current: bool,
 }
 
@@ -114,17 +118,17 @@ pub struct Revoked {
     ///
     /// A directory is missing if the principal never signed in, if all its sessions ended long ago, or if the
     /// store evicted it. Once a revocation has found the directory missing, `complete` stays `false` for the
-    /// configured absolute timeout, because unlisted sessions may be alive until then, or longer if they were
-    /// given a longer lifetime. In [strict mode](DirectoryMode::Strict), `complete` is always `true`, because
-    /// an unlisted session is invalid.
+    /// configured absolute timeout, because unlisted sessions may be alive until then. A session that was
+    /// given a longer lifetime may be alive even longer. In [strict mode](DirectoryMode::Strict), `complete`
+    /// is always `true`, because an unlisted session is invalid.
     ///
-    /// If a sign-in creates the directory again after an eviction, it looks like the principal's first
-    /// sign-in, and `complete` is `true`. If the store may evict records, rely on this field in strict mode
-    /// only.
+    /// If a sign-in creates the directory again after an eviction, the new directory looks like that of a
+    /// first sign-in, and `complete` is `true`. If the store may evict records, rely on this field in strict
+    /// mode only.
     pub complete: bool,
-    /// `true` if a directory of this principal exists. `false` if the principal has not signed in recently, or
-    /// if the store evicted the directory. A page for administrators can then point out that the principal may
-    /// be misspelt.
+    /// `true` if the principal had a directory before the revocation. `false` if the principal has not signed
+    /// in recently, or if the store evicted the directory. A page for administrators can then point out that
+    /// the principal may be misspelt.
     pub found: bool,
 }
 
@@ -176,8 +180,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotSignedIn`] if no user is signed in, and [`ErrorKind::Gone`] if the session has ended
-    /// or another request has signed a user in.
+    /// [`ErrorKind::NotSignedIn`] if no user is signed in, and [`ErrorKind::Gone`] if this request has
+    /// [lost](Session::loss) its session.
     pub fn directory(&self) -> Result<Directory> {
         let principal = self.signed_in()?;
         let (sessions, current) = (self.sessions().clone(), self.id());
@@ -186,11 +190,11 @@ impl Session {
 }
 
 impl Directory {
-    /// Names the actor that uses the directory on behalf of the principal: an administrator, a support desk or
-    /// a job.
+    /// Sets the name of the actor that uses the directory on behalf of the principal: an administrator, a
+    /// support desk or a job.
     ///
-    /// The `actor` field of the `revoked`, `all_revoked` and `opened` events contains this name, or `-` if
-    /// there is none, under every [`Audit`](crate::Audit) setting. The name is truncated to 200 characters,
+    /// Under every [`Audit`](crate::Audit) setting, the `actor` field of the `revoked`, `all_revoked` and
+    /// `opened` events contains this name, or `-` if there is none. The name is truncated to 200 characters,
     /// and control characters in it are replaced.
     ///
     /// The name has no effect on permissions. Before you use the directory, check that the actor is permitted
@@ -247,7 +251,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors).
+    /// The errors [that all methods share](Directory#errors).
     #[doc(alias = "get_all_sessions")]
     pub async fn list(&self) -> Result<Vec<ListedSession>> {
         let alive = self.handle(&self.budget(), None)?.list().await?;
@@ -281,7 +285,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors).
+    /// The errors [that all methods share](Directory#errors).
     pub async fn count(&self) -> Result<usize> {
         self.list().await.map(|list| list.len())
     }
@@ -310,8 +314,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors). On error, the revocation may be only partly done. The
-    /// call is idempotent, so call it again.
+    /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly
+    /// done. The call is idempotent, so call it again.
     #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
@@ -346,8 +350,8 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors). On error, the revocation may be only partly done. The
-    /// call is idempotent, so call it again.
+    /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly
+    /// done. The call is idempotent, so call it again.
     #[doc(alias = "logout_everywhere")]
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
@@ -383,8 +387,8 @@ impl Directory {
     /// [`ErrorKind::NotSignedIn`] if `session` does not belong to this principal, and [`ErrorKind::Gone`] if
     /// `session` has ended or another request has replaced its secret. In both cases, no session is revoked.
     ///
-    /// The other errors are those of [`Session::save`] and those [of every method](Directory#errors). After
-    /// one of these, the revocation may be only partly done. The call is idempotent, so call it again.
+    /// The other errors are those of [`Session::save`] and those [that all methods share](Directory#errors).
+    /// After one of these, the revocation may be only partly done. The call is idempotent, so call it again.
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if *session.signed_in()? != *self.principal {
@@ -419,14 +423,15 @@ impl Directory {
 
     /// Begins a sign-in. Call this before you verify the password.
     ///
-    /// If all sessions of the principal are revoked before the sign-in is committed, the commit fails with
-    /// [`ErrorKind::Revoked`]. A slow sign-in with an old password therefore fails once the password has been
-    /// changed. The sign-in must be committed within one hour. If the store evicts the principal's directory
-    /// record between the revocation and the commit, the sign-in does not detect the revocation.
+    /// If all sessions of the principal are revoked after this call and before the sign-in is committed, the
+    /// commit fails with [`ErrorKind::Revoked`]. A slow sign-in with an old password therefore fails once the
+    /// password has been changed. The sign-in must be committed within one hour. If the store evicts the
+    /// principal's directory record between the revocation and the commit, the sign-in does not detect the
+    /// revocation.
     ///
     /// This method sends one command, which usually saves one at the commit: if the same `Sessions` commits
-    /// the sign-in within ten seconds and no session must be revoked to make room, the commit uses the
-    /// directory record that was read here. The commit reads the record again only if it has changed. The
+    /// the sign-in within ten seconds and no session has to be revoked to make room, the commit uses the
+    /// directory record that this method read. The commit reads the record again only if it has changed. The
     /// [`SignIn`] keeps the record in memory, unless the record is larger than 16 KiB.
     ///
     /// ```
@@ -447,13 +452,13 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors).
+    /// The errors [that all methods share](Directory#errors).
     pub async fn begin_sign_in(&self) -> Result<SignIn> {
         let start = self.handle(&self.budget(), None)?.sign_in_start().await?;
         Ok(SignIn { begun: Some(start), ..SignIn::new(&*self.principal) })
     }
 
-    /// Returns the time that one method may wait for the store.
+    /// Returns the time that one method call may wait for the store.
     pub(super) fn budget(&self) -> Budget {
         Budget::new(self.sessions.settings().options.timeout)
     }

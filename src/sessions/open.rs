@@ -29,7 +29,7 @@ use crate::sessions::directory::Directory;
 /// timeout.
 ///
 /// If a handler spawns a job, call [`Session::save`](crate::Session::save) first: changes that the request
-/// commits later could overwrite those of the job.
+/// commits later could overwrite the job's changes.
 ///
 /// An open session acts for the principal and does not depend on the session's secret. It therefore keeps
 /// working if the session is rotated or stepped up, or if the same principal signs in again.
@@ -74,7 +74,7 @@ pub struct OpenSession {
 }
 
 impl Directory {
-    /// Opens a session of the principal outside a request.
+    /// Opens one of the principal's sessions outside a request.
     ///
     /// Returns `None` if the id does not belong to a live session of this principal; in
     /// [strict mode](crate::DirectoryMode::Strict), the session must also be listed. Opening a session does
@@ -99,7 +99,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// The errors [of every method](Directory#errors).
+    /// The errors [that all methods share](Directory#errors).
     #[doc(alias("find_by_id", "get_session"))]
     pub async fn open(&self, id: SessionId) -> Result<Option<OpenSession>> {
         let Some(loaded) = self.handle(&self.budget(), None)?.open(id).await? else {
@@ -132,7 +132,7 @@ impl OpenSession {
         self.directory.principal.clone()
     }
 
-    /// Returns the time at which the session was created. It may have been anonymous then.
+    /// Returns the time at which the session was created. The session may have been anonymous then.
     #[must_use]
     pub fn created(&self) -> OffsetDateTime {
         self.clocks().created.to_time_or_last()
@@ -162,8 +162,8 @@ impl OpenSession {
         &self.loaded.record.header.clocks
     }
 
-    /// Returns the value of a key, or `None` if the key has no value. The value dates from when the session
-    /// was opened or was last changed through this handle.
+    /// Returns the value of a key, or `None` if the key has no value. The value is the one that was stored
+    /// when the session was opened or last changed through this handle.
     ///
     /// # Errors
     ///
@@ -204,7 +204,7 @@ impl OpenSession {
     /// Runs `function` on the stored values and stores its changes before returning.
     ///
     /// `function` must meet the same conditions as in [`Session::transact`](crate::Session::transact).
-    /// Requests in progress in the same session lose no changes. This method sends two commands, or three in
+    /// Concurrent requests in the same session lose no changes. This method sends two commands, or three in
     /// [strict mode](crate::DirectoryMode::Strict).
     ///
     /// ```
@@ -226,8 +226,8 @@ impl OpenSession {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Gone`](crate::ErrorKind::Gone) if the session has ended, belongs to another principal or,
-    /// in strict mode, is no longer listed; and the errors of
+    /// [`ErrorKind::Gone`](crate::ErrorKind::Gone) if the session has ended, now belongs to a different
+    /// principal or, in strict mode, is no longer listed; and the errors of
     /// [`Session::transact`](crate::Session::transact). Nothing was written, unless the error is
     /// [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
     pub async fn transact<T, F>(&mut self, function: F) -> Result<T>

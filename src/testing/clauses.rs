@@ -23,13 +23,13 @@ use crate::store::{Created, Deleted, Kind, Replaced, Store, StoreKey, Stored, TA
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The shortest time to live that every backend can count.
+/// The shortest time to live that every backend can represent exactly.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How long a record may outlive its time to live: a few seconds, because a server's clock may be coarse.
 const SLACK: Duration = Duration::from_secs(4);
 
-/// How far a server's clock may lag, because the server reads the time only now and then.
+/// How far a server's clock may lag, because the server updates it only now and then.
 const TICK: Duration = Duration::from_millis(50);
 
 /// The number of calls that race each other.
@@ -76,8 +76,8 @@ pub async fn create_of_existing_key_changes_nothing(subject: &Subject) {
     assert_stands(subject, &key, &stored, "a create that returns `Occupied` changes nothing").await;
 }
 
-/// If many calls create the same key concurrently, exactly one of them succeeds, and the key holds its
-/// record.
+/// If many calls create the same key concurrently, exactly one of them succeeds, and the key holds that
+/// call's record.
 pub async fn concurrent_creates_have_exactly_one_winner(subject: &Subject) {
     let key = random_key();
     let records: Vec<_> = (0..RACERS).map(|_| random_record(64)).collect();
@@ -99,7 +99,7 @@ pub async fn concurrent_creates_have_exactly_one_winner(subject: &Subject) {
         .await;
 }
 
-/// A replace at the current version stores the bytes and gives the key a new version.
+/// A `replace` call that expects the current version stores the bytes and gives the key a new version.
 pub async fn replace_at_current_version_stores_record(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
@@ -111,7 +111,7 @@ pub async fn replace_at_current_version_stores_record(subject: &Subject) {
     assert_stands(subject, &key, &new, "a replace at the current version stores its bytes").await;
 }
 
-/// The version that a replace returns is the version that the next replace must expect.
+/// The version that a `replace` call returns is the version that the next `replace` call must expect.
 pub async fn each_new_version_works_for_next_replace(subject: &Subject) {
     let key = random_key();
     let mut stored = create(subject, &key, random_record(20), HOUR).await;
@@ -130,8 +130,8 @@ pub async fn each_new_version_works_for_next_replace(subject: &Subject) {
     .await;
 }
 
-/// A replace at an old version returns [`Replaced::Conflict`] and changes nothing. If the conflict contains a
-/// record, it is the one that the key holds.
+/// A `replace` call that expects an old version returns [`Replaced::Conflict`] and changes nothing. If the
+/// conflict contains a record, it is the one that the key holds.
 pub async fn replace_at_old_version_changes_nothing(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
@@ -157,7 +157,7 @@ pub async fn replace_of_missing_key_creates_nothing(subject: &Subject) {
     }
 }
 
-/// A replace after a delete returns [`Replaced::Missing`] and does not restore the key.
+/// A `replace` call after the key was deleted returns [`Replaced::Missing`] and does not restore the key.
 pub async fn replace_after_delete_resurrects_nothing(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
@@ -167,7 +167,8 @@ pub async fn replace_after_delete_resurrects_nothing(subject: &Subject) {
     assert_missing(subject, &key, "a replace never resurrects a deleted key").await;
 }
 
-/// If many calls replace the same version concurrently, exactly one of them succeeds. The others conflict.
+/// If many calls replace the same version concurrently, exactly one of them succeeds. The others return
+/// [`Replaced::Conflict`].
 pub async fn concurrent_replaces_have_exactly_one_winner(subject: &Subject) {
     let key = random_key();
     let mut stored = create(subject, &key, random_record(64), HOUR).await;
@@ -266,7 +267,7 @@ pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
     }
 }
 
-/// A delete without an expected record deletes the key, whatever its version.
+/// A `delete` call without an expected record deletes the key, whatever its version.
 pub async fn unconditional_delete_deletes_record(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
@@ -275,7 +276,7 @@ pub async fn unconditional_delete_deletes_record(subject: &Subject) {
     assert_missing(subject, &key, "a deleted key is gone").await;
 }
 
-/// A delete at the current version deletes the key.
+/// A `delete` call that expects the current version deletes the key.
 pub async fn delete_at_current_version_deletes_record(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
@@ -284,7 +285,7 @@ pub async fn delete_at_current_version_deletes_record(subject: &Subject) {
     assert_missing(subject, &key, "a deleted key is gone").await;
 }
 
-/// A delete at an old version returns [`Deleted::Conflict`] and changes nothing.
+/// A `delete` call that expects an old version returns [`Deleted::Conflict`] and changes nothing.
 pub async fn delete_at_old_version_changes_nothing(subject: &Subject) {
     let key = random_key();
     let old = create(subject, &key, random_record(100), HOUR).await;
@@ -309,8 +310,8 @@ pub async fn delete_of_missing_key_returns_missing(subject: &Subject) {
     }
 }
 
-/// If many calls delete the same version concurrently, exactly one of them succeeds. The others find the key
-/// missing.
+/// If many calls delete the same key concurrently, exactly one of them succeeds. The others return
+/// [`Deleted::Missing`].
 pub async fn concurrent_deletes_have_exactly_one_winner(subject: &Subject) {
     for by_version in [true, false] {
         let key = random_key();
@@ -330,8 +331,8 @@ pub async fn concurrent_deletes_have_exactly_one_winner(subject: &Subject) {
     }
 }
 
-/// If a delete and a replace of the same version run concurrently, exactly one of them succeeds, and the key
-/// shows its effect.
+/// If a `delete` call and a `replace` call that expect the same version run concurrently, exactly one of them
+/// succeeds, and the key shows the effect of that call.
 pub async fn concurrent_delete_and_replace_have_exactly_one_winner(subject: &Subject) {
     for _ in 0..20 {
         let key = random_key();
@@ -355,7 +356,8 @@ pub async fn concurrent_delete_and_replace_have_exactly_one_winner(subject: &Sub
     }
 }
 
-/// A delete without an expected record succeeds during a concurrent replace, whichever comes first.
+/// A `delete` call without an expected record succeeds during a concurrent `replace` call, whichever comes
+/// first.
 pub async fn unconditional_delete_beats_concurrent_replace(subject: &Subject) {
     for _ in 0..20 {
         let key = random_key();
@@ -444,7 +446,7 @@ pub async fn expired_key_is_missing_for_every_verb(subject: &Subject) {
     assert_stands(subject, &keys[4], &new, "an expired key can be created again").await;
 }
 
-/// A replace can shorten the time to live.
+/// A `replace` call can shorten the time to live.
 pub async fn replace_shortens_ttl(subject: &Subject) {
     let key = random_key();
     let stored = create(subject, &key, random_record(100), HOUR).await;
@@ -453,7 +455,7 @@ pub async fn replace_shortens_ttl(subject: &Subject) {
     assert_missing(subject, &key, "a key is not readable after its time to live").await;
 }
 
-/// A replace can extend the time to live.
+/// A `replace` call can extend the time to live.
 pub async fn replace_extends_ttl(subject: &Subject) {
     let key = random_key();
     let short = SECOND * 2;
@@ -494,7 +496,8 @@ pub async fn records_with_long_ttl_are_readable(subject: &Subject) {
     }
 }
 
-/// All byte values are stored unchanged, including line ends, zeros and text that looks like a protocol.
+/// All byte values are stored unchanged, including line endings, zeros and text that looks like protocol
+/// commands.
 pub async fn record_bytes_are_stored_unchanged(subject: &Subject) {
     let every_value: Vec<u8> = (0..=255).collect();
     let contents: [&[u8]; 12] = [
@@ -521,7 +524,7 @@ pub async fn record_bytes_are_stored_unchanged(subject: &Subject) {
     }
 }
 
-/// Records of every length from [`TAG_LEN`] to 64 KiB are returned unchanged.
+/// Records with any length from [`TAG_LEN`] to 64 KiB are returned unchanged.
 pub async fn every_length_up_to_64_kib_is_stored(subject: &Subject) {
     let around = |length: usize| [length - 1, length, length + 1];
     let mut lengths: Vec<_> = (TAG_LEN..TAG_LEN + 40).collect();
@@ -728,13 +731,13 @@ async fn wait_until_gone(subject: &Subject, key: &StoreKey, ttl: Duration) {
     }
 }
 
-/// Waits until everything that was stored for `ttl` before this call has expired.
+/// Waits until every record that the caller has stored with this `ttl` has expired.
 async fn let_expire(subject: &Subject, ttl: Duration) {
     match &subject.clock {
         Some(clock) => clock.advance(ttl),
         None => {
-            // This record was stored last, so it is the last on its server to expire. On another server, the
-            // coarse seconds may begin later.
+            // This record was stored last, so it is the last on its server to expire. On another server with
+            // a coarse clock, the second may end later.
             let key = random_key();
             create(subject, &key, random_record(TAG_LEN), ttl).await;
             wait_until_gone(subject, &key, ttl).await;

@@ -179,7 +179,7 @@ mod tests {
             }
         }
 
-        /// Leaves a gap in which other calls can interfere. A store that is atomic has no such gap.
+        /// Leaves a gap in which other calls can interfere. An atomic store has no such gap.
         fn pause() {
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -199,7 +199,7 @@ pub enum Fault {
 
 /// A decorator that makes commands fail, hang or wait on demand. Clones share the instructions.
 ///
-/// Each call of [`inject`](Self::inject), [`hold`](Self::hold) and [`hold_answer`](Self::hold_answer) affects
+/// Each call to [`inject`](Self::inject), [`hold`](Self::hold) and [`hold_answer`](Self::hold_answer) affects
 /// one later command with the same verb, in the order of the calls. A command that has no such instruction
 /// fails as set with [`fail_always`](Self::fail_always), or otherwise goes to the inner store.
 ///

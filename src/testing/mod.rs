@@ -1,9 +1,9 @@
-//! Tools for tests: cookies of signed-in users, a conformance suite for stores, and test doubles for stores,
+//! Tools for tests: cookies for signed-in users, a conformance suite for stores, and test doubles for stores,
 //! clocks and randomness.
 //!
 //! - [`signed_in`] returns the cookie of a signed-in user. [`cookie`] returns the cookie of a session in any other
 //!   state.
-//! - [`ManualClock`] only advances when a test tells it to.
+//! - [`ManualClock`] advances only when a test tells it to.
 //! - [`SpyStore`] records the commands that are sent to a store.
 //! - [`FaultStore`] makes commands fail, hang or wait on demand.
 //! - [`FailingEntropy`] fails to provide random bytes.

@@ -20,7 +20,7 @@ use crate::guard::Guard;
 const FIX: &str = "add `.layer(unsticky::tower::SessionLayer::new(sessions))` to the router, after \
                    the GuardLayer, so that the GuardLayer is inside";
 
-/// The tower layer that protects a group of routes with a [`Guard`]. It belongs inside the
+/// The tower layer that protects a group of routes with a [`Guard`]. Place this layer inside the
 /// [`SessionLayer`](super::SessionLayer).
 ///
 /// The inner service must implement `Clone`, and its response body must implement `From<Bytes>`. If the guard

@@ -86,7 +86,8 @@ use crate::settings::Sessions;
 /// When a response passes through this layer, the session's changes become final.
 ///
 /// - Place layers that can replace the handler's response with an error, such as a timeout, *inside* this
-///   layer. If the error has status 408 or 503, the handler's incomplete changes are discarded.
+///   layer. By default, if the error has status 408 or 5xx, the handler's incomplete changes are
+///   [discarded](crate::Builder::on_failed_response).
 /// - Layers that add header fields to every response, such as CORS, request ids and tracing, can be on either
 ///   side. If a response is replaced because the session's changes could not be stored, the new response
 ///   keeps all header fields except [these](crate::exchange::REPLACED_FIELDS). Tracing *outside* this layer
