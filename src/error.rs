@@ -226,7 +226,9 @@ impl ErrorKind {
             Self::Contended => "too many requests are changing the session at once",
             Self::NewerFormat => "the session was written by a newer release",
             Self::Randomness => "the operating system's random number generator failed",
-            Self::Gone => "the session ended, or another request signed in on it",
+            Self::Gone => {
+                "the session ended, or another request signed a user in or replaced its secret"
+            }
             Self::ValueChanged => "another request changed or took the value first",
             Self::TooLarge => "the session is too large",
             Self::Encode => "a session value could not be encoded",

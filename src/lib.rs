@@ -111,8 +111,8 @@
 //! | `redis-tls` | TLS for Redis: addresses that begin with `rediss` or `valkeys` |
 //! | `memcached` | `MemcachedStore`, for Memcached 1.6.13 or later |
 //! | `memory` | `MemoryStore`, for development and tests |
-//! | `tracing` | events for failures and for everything that matters to security |
-//! | `metrics` | counters for the same events, and the latency of the store |
+//! | `tracing` | events for failures and for everything that is relevant to security |
+//! | `metrics` | counters for the same events, and the store's latency |
 //! | `testing` | signed-in users for tests, the conformance suite for stores, test doubles, a manual clock |
 //! | `cli` | the `unsticky` command, which checks a store, and finds and revokes sessions; adds nothing to the library |
 #![cfg_attr(docsrs, feature(doc_cfg))]

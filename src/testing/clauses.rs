@@ -108,7 +108,13 @@ pub async fn replace_at_current_version_stores_record(subject: &Subject) {
         new.version, old.version,
         "a replace gives the key a version that it has not had before"
     );
-    assert_stands(subject, &key, &new, "a replace at the current version stores its bytes").await;
+    assert_stands(
+        subject,
+        &key,
+        &new,
+        "a replace that expects the current version stores its bytes",
+    )
+    .await;
 }
 
 /// The version that a `replace` call returns is the version that the next `replace` call must expect.
@@ -139,7 +145,7 @@ pub async fn replace_at_old_version_changes_nothing(subject: &Subject) {
     for _ in 0..2 {
         let replaced = subject.store.replace(&key, random_record(100), HOUR, &old).await;
         let Replaced::Conflict(brought) = answer(replaced) else {
-            panic!("a replace at an old version is a conflict");
+            panic!("a replace that expects an old version is a conflict");
         };
         assert_brought(brought.as_ref(), &new);
         assert_stands(subject, &key, &new, "a conflicting replace changes nothing").await;
@@ -241,7 +247,7 @@ pub async fn concurrent_loads_see_whole_writes(subject: &Subject) {
                 let expected = &written[written.len() - 1];
                 match answer(store.replace(&key, bytes.clone(), HOUR, expected).await) {
                     Replaced::Replaced(version) => written.push(Stored::new(bytes, version)),
-                    _ => panic!("a replace at the current version succeeds"),
+                    _ => panic!("a replace that expects the current version succeeds"),
                 }
             }
             written
@@ -291,7 +297,7 @@ pub async fn delete_at_old_version_changes_nothing(subject: &Subject) {
     let old = create(subject, &key, random_record(100), HOUR).await;
     let new = replace(subject, &key, random_record(100), HOUR, &old).await;
     let Deleted::Conflict(brought) = answer(subject.store.delete(&key, Some(&old)).await) else {
-        panic!("a delete at an old version is a conflict");
+        panic!("a delete that expects an old version is a conflict");
     };
     assert_brought(brought.as_ref(), &new);
     assert_stands(subject, &key, &new, "a conflicting delete changes nothing").await;
@@ -392,11 +398,11 @@ pub async fn version_is_not_reused_after_delete(subject: &Subject) {
         );
         let replaced = subject.store.replace(&key, random_record(100), HOUR, &old).await;
         let conflict = matches!(answer(replaced), Replaced::Conflict(_));
-        assert!(conflict, "a replace at a version from before a delete is a conflict");
+        assert!(conflict, "a replace that expects a version from before a delete is a conflict");
         let deleted = answer(subject.store.delete(&key, Some(&old)).await);
         assert!(
             matches!(deleted, Deleted::Conflict(_)),
-            "a delete at a version from before a delete is a conflict"
+            "a delete that expects a version from before a delete is a conflict"
         );
     }
     assert_stands(subject, &key, &stored, "conflicts change nothing").await;
@@ -438,7 +444,11 @@ pub async fn expired_key_is_missing_for_every_verb(subject: &Subject) {
     assert_eq!(answer(replaced), Replaced::Missing, "an expired key is missing for a replace");
     assert_missing(subject, &keys[1], "a replace never resurrects an expired key").await;
     let deleted = answer(store.delete(&keys[2], Some(&stored[2])).await);
-    assert_eq!(deleted, Deleted::Missing, "an expired key is missing for a delete at its version");
+    assert_eq!(
+        deleted,
+        Deleted::Missing,
+        "an expired key is missing for a delete that expects its version"
+    );
     let deleted = answer(store.delete(&keys[3], None).await);
     assert_eq!(deleted, Deleted::Missing, "an expired key is missing for a delete");
     let new = create(subject, &keys[4], random_record(100), HOUR).await;
@@ -689,7 +699,9 @@ async fn replace(
 ) -> Stored {
     match answer(subject.store.replace(key, bytes.clone(), ttl, expected).await) {
         Replaced::Replaced(version) => Stored::new(bytes, version),
-        other => panic!("a replace at the current version succeeds, but the result is {other:?}"),
+        other => panic!(
+            "a replace that expects the current version succeeds, but the result is {other:?}"
+        ),
     }
 }
 
@@ -698,7 +710,7 @@ async fn delete(subject: &Subject, key: &StoreKey, expected: Option<&Stored>) {
     assert_eq!(
         deleted,
         Deleted::Deleted,
-        "a delete at the current version, or without one, deletes the key"
+        "a delete that expects the current version, or none, deletes the key"
     );
 }
 
