@@ -39,7 +39,7 @@ fn text(report: &Report) -> String {
         let _ = writeln!(text, "{}", one_line(subject));
         for finding in group {
             let (level, code) = (finding.level(), finding.code());
-            let _ = writeln!(text, "  {level:7}  {code:15}  {}", one_line(finding.sentence()));
+            let _ = writeln!(text, "  {level:7}  {code:15}  {}", one_line(finding.message()));
             if !finding.remedy().is_empty() {
                 let _ = writeln!(text, "  {:7}  {:15}  {}", "", "", one_line(finding.remedy()));
             }

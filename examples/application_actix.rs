@@ -1,4 +1,5 @@
 //! An application with actix-web, in one file. The page `actix-web` of the guide explains it.
+#![allow(clippy::print_stdout, reason = "the report of the check")]
 
 use std::error::Error;
 

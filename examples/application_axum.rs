@@ -1,4 +1,5 @@
 //! An application with axum, in one file. The page `application` of the guide explains it.
+#![allow(clippy::print_stdout, reason = "the report of the check")]
 
 use std::error::Error;
 

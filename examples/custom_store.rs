@@ -119,11 +119,11 @@ impl Store for MapStore {
 impl Diagnose for MapStore {
     async fn diagnose(&self, probe: &Probe) {
         let records = self.shelf().records.len();
-        let sentence =
+        let message =
             format!("The map holds {records} records, which are lost when this process ends.");
         probe.report(Finding::warning(
             "map",
-            sentence,
+            message,
             "Use another store for sessions that must survive a restart.",
         ));
         // Tries the four verbs on a key that only the check uses.

@@ -62,16 +62,16 @@ pub struct Finding {
     level: Level,
     code: &'static str,
     subject: Cow<'static, str>,
-    sentence: Cow<'static, str>,
+    message: Cow<'static, str>,
     remedy: Cow<'static, str>,
 }
 
 impl Finding {
     /// Creates a finding for something that is in order. `code` identifies the kind of finding to programs,
-    /// in lower case with underscores; `sentence` describes the finding to people.
+    /// in lower case with underscores; `message` describes the finding to people.
     #[must_use]
-    pub fn fine(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Level::Fine, code, sentence.into(), Cow::Borrowed(""))
+    pub fn fine(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Level::Fine, code, message.into(), Cow::Borrowed(""))
     }
 
     /// Creates a finding for something that could not be examined, or is worth knowing. `remedy` says what to
@@ -79,10 +79,10 @@ impl Finding {
     #[must_use]
     pub fn note(
         code: &'static str,
-        sentence: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
         remedy: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self::new(Level::Note, code, sentence.into(), remedy.into())
+        Self::new(Level::Note, code, message.into(), remedy.into())
     }
 
     /// Creates a finding for a problem that, under some circumstances, can lose sessions or make requests
@@ -90,10 +90,10 @@ impl Finding {
     #[must_use]
     pub fn warning(
         code: &'static str,
-        sentence: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
         remedy: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self::new(Level::Warning, code, sentence.into(), remedy.into())
+        Self::new(Level::Warning, code, message.into(), remedy.into())
     }
 
     /// Creates a finding for a problem that stops sessions from working, or that will lose them. `remedy`
@@ -101,20 +101,20 @@ impl Finding {
     #[must_use]
     pub fn error(
         code: &'static str,
-        sentence: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
         remedy: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self::new(Level::Error, code, sentence.into(), remedy.into())
+        Self::new(Level::Error, code, message.into(), remedy.into())
     }
 
     fn new(
         level: Level,
         code: &'static str,
-        sentence: Cow<'static, str>,
+        message: Cow<'static, str>,
         remedy: Cow<'static, str>,
     ) -> Self {
-        let (sentence, remedy) = (printable(sentence), printable(remedy));
-        Self { level, code, subject: Cow::Borrowed(""), sentence, remedy }
+        let (message, remedy) = (printable(message), printable(remedy));
+        Self { level, code, subject: Cow::Borrowed(""), message, remedy }
     }
 
     /// Sets the server that the finding is about, by a name that people recognise, such as
@@ -151,8 +151,8 @@ impl Finding {
 
     /// Returns what was found, as one sentence.
     #[must_use]
-    pub fn sentence(&self) -> &str {
-        &self.sentence
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// Returns what to do about the finding, or an empty string if there is nothing to do.
@@ -171,14 +171,14 @@ fn printable(text: Cow<'static, str>) -> Cow<'static, str> {
     }
 }
 
-/// Writes the level, the code, the server, the sentence and the remedy on one line.
+/// Writes the level, the code, the server, the message and the remedy on one line.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} [{}]", self.level, self.code)?;
         if !self.subject.is_empty() {
             write!(f, " {}", self.subject)?;
         }
-        write!(f, ": {}", self.sentence)?;
+        write!(f, ": {}", self.message)?;
         if !self.remedy.is_empty() {
             write!(f, " {}", self.remedy)?;
         }
@@ -186,14 +186,14 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Serialises the fields `level`, `code`, `subject`, `sentence` and `remedy`.
+/// Serialises the fields `level`, `code`, `subject`, `message` and `remedy`.
 impl Serialize for Finding {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Finding", 5)?;
         fields.serialize_field("level", &self.level)?;
         fields.serialize_field("code", self.code)?;
         fields.serialize_field("subject", &*self.subject)?;
-        fields.serialize_field("sentence", &*self.sentence)?;
+        fields.serialize_field("message", &*self.message)?;
         fields.serialize_field("remedy", &*self.remedy)?;
         fields.end()
     }

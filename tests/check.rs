@@ -317,7 +317,7 @@ async fn every_fault_of_every_verb_is_an_error_that_names_it() {
                 ("compare", 0) => "holds a record",
                 _ => participle(verb),
             };
-            assert!(error.sentence().contains(names), "{row}");
+            assert!(error.message().contains(names), "{row}");
             assert!(!error.remedy().is_empty(), "{row}");
         }
     }
@@ -513,7 +513,7 @@ async fn store_that_breaks_compare_and_set_is_told_how() {
         let report = sessions(store.clone()).check().await;
         assert_eq!(codes(&report), ["compare"], "{flaw:?}: {report}");
         let error = first_error(&report);
-        assert_eq!(error.sentence(), format!("The store breaks its contract: {what}."), "{flaw:?}");
+        assert_eq!(error.message(), format!("The store breaks its contract: {what}."), "{flaw:?}");
         assert!(error.remedy().contains("compare-and-set"));
         assert_leaves_for_seconds(&store);
     }
@@ -566,7 +566,7 @@ async fn randomness_that_fails_is_finding() {
         let error = first_error(&report);
         assert_eq!(error.code(), "commands", "{report}");
         assert!(
-            error.sentence().starts_with("Nothing could be tried: the operating system's random"),
+            error.message().starts_with("Nothing could be tried: the operating system's random"),
             "{report}"
         );
         assert!(error.remedy().contains("operating system"), "{report}");
@@ -610,7 +610,7 @@ async fn report_is_one_line_for_each_finding_and_json() {
     let json = serde_json::to_string(&report).unwrap();
     assert!(json.starts_with("{\"level\":\"error\",\"findings\":[{\"level\":\"note\","), "{json}");
     let warning = "{\"level\":\"warning\",\"code\":\"disk\",\"subject\":\"disk 1\",\
-                   \"sentence\":\"The disk is slow.\",\"remedy\":\"Buy a faster one.\"}";
+                   \"message\":\"The disk is slow.\",\"remedy\":\"Buy a faster one.\"}";
     assert!(json.contains(warning), "{json}");
 }
 

@@ -115,8 +115,8 @@ async fn healthy_server_has_no_warning() {
     assert_eq!(about(&report, &server.address()).len(), report.findings().len(), "{report}");
     let stats = server.stats();
     let version = stats.lines().find_map(|line| line.strip_prefix("STAT version ")).unwrap();
-    let sentence = format!("It is Memcached {version}.");
-    assert_eq!(found(&report, "version").sentence(), sentence);
+    let message = format!("It is Memcached {version}.");
+    assert_eq!(found(&report, "version").message(), message);
 }
 
 /// With `-C`, items have no versions, so compare-and-set cannot work. The check tries no verbs on such a
@@ -152,7 +152,7 @@ async fn item_too_small_for_largest_record_is_a_warning_that_says_what_fits() {
     assert!(server.cli(&format!("mg {key} v")).starts_with("EN"), "the refused write deletes");
     let report = check(&server).await;
     assert_eq!(codes(&report, Level::Warning), ["refused_writes"], "{report}");
-    assert!(found(&report, "refused_writes").sentence().contains(" 1 write because of the size"));
+    assert!(found(&report, "refused_writes").message().contains(" 1 write because of the size"));
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn server_that_evicts_is_a_warning() {
     let report = check(&server).await;
     assert_eq!(codes(&report, Level::Warning), ["evictions", "memory"], "{report}");
     let count = format!("{} items", server.stat("evictions"));
-    assert!(found(&report, "evictions").sentence().contains(&count), "{report}");
+    assert!(found(&report, "evictions").message().contains(&count), "{report}");
 }
 
 #[tokio::test]
@@ -187,10 +187,10 @@ async fn clock_that_is_off_is_a_warning() {
         let now = OffsetDateTime::now_utc() + time::Duration::seconds(off);
         let report = checked(builder(&server.url(), PATIENCE).clock(ManualClock::at(now))).await;
         assert_eq!(codes(&report, Level::Warning), ["clock"], "{report}");
-        let sentence = found(&report, "clock").sentence();
-        assert!(sentence.contains(way), "{sentence}");
-        let seconds: Option<i64> = sentence.split(' ').find_map(|word| word.parse().ok());
-        assert!((3550..3650).contains(&seconds.unwrap()), "{sentence}");
+        let message = found(&report, "clock").message();
+        assert!(message.contains(way), "{message}");
+        let seconds: Option<i64> = message.split(' ').find_map(|word| word.parse().ok());
+        assert!((3550..3650).contains(&seconds.unwrap()), "{message}");
     }
 }
 
@@ -215,7 +215,7 @@ async fn limit_of_connections_is_a_warning_when_near_and_an_error_when_reached()
     eventually("the connections do not end", || server_is_idle(&server));
     let report = check(&server).await;
     assert_eq!(codes(&report, Level::Warning), ["connections"], "{report}");
-    assert!(found(&report, "connections").sentence().contains("rejected_connections"), "{report}");
+    assert!(found(&report, "connections").message().contains("rejected_connections"), "{report}");
 }
 
 /// Returns whether the connections have been closed. A full server refuses to answer.
@@ -251,7 +251,7 @@ async fn server_that_is_down_is_an_error_and_others_are_reported() {
     assert_eq!(codes(&report, Level::Warning), ["unreachable"], "{report}");
     let down = about(&report, &addresses[1]);
     assert_eq!(down.len(), 1, "{report}");
-    assert!(down[0].sentence().contains("refused"), "{report}");
+    assert!(down[0].message().contains("refused"), "{report}");
     for address in [&addresses[0], &addresses[2]] {
         assert_eq!(about(&report, address).len(), 10, "{report}");
     }
@@ -358,7 +358,7 @@ async fn old_release_is_one_error() {
         });
         let report = checked(builder(&at(address.await), PATIENCE)).await;
         assert_eq!(codes(&report, Level::Warning), ["version"], "{report}");
-        assert!(found(&report, "version").sentence().contains(said), "{report}");
+        assert!(found(&report, "version").message().contains(said), "{report}");
         assert_level(&report, "hidden", Level::Note);
     }
 }
@@ -409,7 +409,7 @@ async fn server_that_wants_authentication_is_an_error() {
     let address = fake(|_| Some(b"CLIENT_ERROR unauthenticated\r\n".to_vec())).await;
     let report = checked(builder(&at(address), PATIENCE)).await;
     assert_eq!(codes(&report, Level::Fine), ["unreachable"], "{report}");
-    assert!(found(&report, "unreachable").sentence().contains("unauthenticated"), "{report}");
+    assert!(found(&report, "unreachable").message().contains("unauthenticated"), "{report}");
     assert!(found(&report, "unreachable").remedy().contains("authentication"), "{report}");
 }
 

@@ -39,7 +39,7 @@ fn all<'a>(report: &'a Report, code: &str) -> Vec<&'a Finding> {
 }
 
 /// Asserts that exactly one finding has this code, and that the finding has this level and these words in its
-/// sentence.
+/// message.
 #[track_caller]
 fn found(report: &Report, code: &str, level: Level, words: &str) {
     let mut all = all(report, code);
@@ -48,7 +48,7 @@ fn found(report: &Report, code: &str, level: Level, words: &str) {
     match all[..] {
         [finding] => {
             assert_eq!(finding.level(), level, "{report}");
-            assert!(finding.sentence().contains(words), "{words}: {report}");
+            assert!(finding.message().contains(words), "{words}: {report}");
             let is_remedied = level < Level::Warning || !finding.remedy().is_empty();
             assert!(is_remedied, "{finding}");
         }
@@ -185,8 +185,8 @@ async fn every_missing_permission_is_named() {
     for missing in NEEDED {
         permit(&server, "~shop:*", NEEDED.into_iter().filter(|command| *command != missing));
         let report = check(&user_url(&server)).await;
-        let sentence = format!("The user may not run {},", missing.to_uppercase());
-        found(&report, "permission", Level::Error, &sentence);
+        let message = format!("The user may not run {},", missing.to_uppercase());
+        found(&report, "permission", Level::Error, &message);
         assert!(all(&report, "permission")[0].remedy().contains(&format!("+{missing} ")));
     }
     permit(&server, "~shop:*", ["get", "eval"]);
@@ -194,7 +194,7 @@ async fn every_missing_permission_is_named() {
     let mut named = all(&report, "permission");
     named.retain(|finding| finding.level() == Level::Error);
     for missing in ["SET", "DEL", "GETRANGE", "EVALSHA"] {
-        let is_named = |finding: &&Finding| finding.sentence().contains(&format!("run {missing},"));
+        let is_named = |finding: &&Finding| finding.message().contains(&format!("run {missing},"));
         assert_eq!(named.iter().filter(|finding| is_named(finding)).count(), 1, "{report}");
     }
     assert_eq!(named.len(), 4, "{report}");
@@ -229,7 +229,7 @@ async fn commands_without_permission_are_notes() {
         [("+info", "Its version"), ("+config|get", "snapshots"), ("+time", "Its time")]
     {
         let is_it = |finding: &&&Finding| {
-            finding.remedy().contains(permission) && finding.sentence().contains(words)
+            finding.remedy().contains(permission) && finding.message().contains(words)
         };
         assert_eq!(hidden.iter().filter(is_it).count(), 1, "{permission}: {report}");
     }
@@ -544,7 +544,7 @@ async fn expiry_of_client_certificate_is_reported() {
         let its: Vec<_> = all(&report, "certificate");
         let its = its.iter().find(is_its).unwrap_or_else(|| panic!("{report}"));
         assert_eq!(its.level(), level, "{report}");
-        assert!(its.sentence().contains(words), "{report}");
+        assert!(its.message().contains(words), "{report}");
         let is_unreachable = !all(&report, "unreachable").is_empty();
         assert_eq!(is_unreachable, level == Level::Error, "{report}");
     }
@@ -641,7 +641,7 @@ async fn server_that_compares(server: &RedisServer, name: &str, delete: &str) {
     assert_eq!(report.level(), Level::Note, "{report}");
     let note = all(&report, "permission").into_iter().find(|note| note.level() == Level::Note);
     let note = note.unwrap_or_else(|| panic!("{report}"));
-    assert!(note.sentence().contains(&format!("may not run {delete},")), "{report}");
+    assert!(note.message().contains(&format!("may not run {delete},")), "{report}");
     found(&report, "compare_and_set", Level::Fine, "(SET IFEQ) and deletes with a script");
 }
 
@@ -671,7 +671,7 @@ async fn proxy_that_hides_the_server_does_not_end_the_check() {
     let report = check(&format!("redis://127.0.0.1:{}/", proxy.port())).await;
     let hidden = all(&report, "hidden");
     for what in ["Its version", "Whether it makes snapshots", "Its time"] {
-        let is_said = hidden.iter().filter(|finding| finding.sentence().starts_with(what));
+        let is_said = hidden.iter().filter(|finding| finding.message().starts_with(what));
         assert_eq!(is_said.count(), 1, "{what}: {report}");
     }
     assert!(hidden.iter().all(|finding| finding.level() == Level::Note), "{report}");

@@ -49,7 +49,7 @@ fn found<'a>(report: &'a Report, level: Level, code: &str) -> Vec<&'a Finding> {
 #[track_caller]
 fn the<'a>(report: &'a Report, level: Level, code: &str, words: &str) -> &'a Finding {
     let mut found = found(report, level, code);
-    found.retain(|finding| finding.sentence().contains(words));
+    found.retain(|finding| finding.message().contains(words));
     assert_eq!(found.len(), 1, "{level} {code} {words}:\n{report}");
     found[0]
 }
@@ -60,7 +60,7 @@ fn about(report: &Report, level: Level, code: &str, server: &RedisServer, words:
     let subject = of(server);
     let is_there = found(report, level, code)
         .iter()
-        .any(|finding| finding.subject().ends_with(&subject) && finding.sentence().contains(words));
+        .any(|finding| finding.subject().ends_with(&subject) && finding.message().contains(words));
     assert!(is_there, "{level} {code} {subject} {words}:\n{report}");
 }
 
@@ -129,7 +129,7 @@ async fn slots_without_node_are_an_error_whether_or_not_the_cluster_stops() {
         let report = check(&cluster.url()).await;
         let hole = "100 of 16384 slots have no master (the first is 100);";
         let finding = the(&report, Level::Error, "cluster", hole);
-        assert!(finding.sentence().contains(consequence), "{finding}");
+        assert!(finding.message().contains(consequence), "{finding}");
         let level = if coverage == "yes" { Level::Error } else { Level::Fine };
         assert_eq!(found(&report, level, "commands").len(), SHARDS, "{report}");
     }

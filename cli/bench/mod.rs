@@ -122,7 +122,7 @@ fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Fail
 fn expect_room(arguments: &BenchArguments, check: &Report) -> Result<(), Failure> {
     const ABOUT_MEMORY: [&str; 4] = ["memory", "evicted", "evictions", "refused_writes"];
     if let Some(error) = check.first_error() {
-        let reason = format!("{} {}", error.sentence(), error.remedy());
+        let reason = format!("{} {}", error.message(), error.remedy());
         return Err(Failure::local(format!("the store cannot be used: {reason}")));
     }
     let is_scarce = |finding: &&Finding| {
@@ -131,7 +131,7 @@ fn expect_room(arguments: &BenchArguments, check: &Report) -> Result<(), Failure
     match check.findings().iter().find(is_scarce) {
         Some(finding) if !arguments.allow_scarce_memory => Err(Failure::usage(
             "the measurement may cost applications their sessions",
-            format!("{} Add --allow-scarce-memory to measure anyway", finding.sentence()),
+            format!("{} Add --allow-scarce-memory to measure anyway", finding.message()),
         )),
         _ => Ok(()),
     }

@@ -26,7 +26,7 @@ impl Head<'_> {
     /// Returns each server with what the check reported about its version.
     fn servers(&self) -> impl Iterator<Item = (&str, &str)> {
         let versions = self.check.findings().iter().filter(|finding| finding.code() == "version");
-        versions.map(|finding| (finding.subject(), finding.sentence()))
+        versions.map(|finding| (finding.subject(), finding.message()))
     }
 
     /// Returns the text that is printed before the measurements start.
@@ -38,7 +38,7 @@ impl Head<'_> {
         }
         let takes = plan.takes().as_secs();
         let (count, seconds) = (plan.measurements(), plan.seconds);
-        let each = if seconds == 1 { "a second" } else { &*format!("{seconds} seconds") };
+        let each = if seconds == 1 { "one second" } else { &*format!("{seconds} seconds") };
         let _ = writeln!(text, "{count} measurements of {each} each take about {takes} s.");
         let _ = writeln!(text, "The keys of the measurement begin with {}:", arguments.namespace);
         let (minutes, memory) = (KEY_LIFE.as_secs() / 60, plan.bytes().div_ceil(1 << 20) << 20);
@@ -205,7 +205,7 @@ fn throughput_picture(plan: &Plan, results: &Results, ink: Ink) -> String {
         })
         .collect();
     let size = bytes((*payload).into());
-    format!("Requests a second by callers, with values of {size}:\n\n{}\n", bars(&drawn, ink))
+    format!("Requests per second by callers, with values of {size}:\n\n{}\n", bars(&drawn, ink))
 }
 
 fn latency_table(results: &Results) -> String {
@@ -240,8 +240,8 @@ fn complaints(results: &Results) -> String {
         );
         let kinds = errors.iter().map(|(kind, count, _)| vec![kind.to_owned(), grouped(count)]);
         let lines = table(&kinds.collect::<Vec<_>>());
-        for (line, (_, _, sentence)) in lines.lines().zip(errors.iter()) {
-            let _ = writeln!(text, "{line}  {}", one_line(sentence));
+        for (line, (_, _, message)) in lines.lines().zip(errors.iter()) {
+            let _ = writeln!(text, "{line}  {}", one_line(message));
         }
         text.push('\n');
     }
@@ -344,7 +344,7 @@ mod tests {
             tally.add(Ok(()), Duration::from_micros(1500));
         }
         for _ in 0..failed {
-            let trouble = Trouble { kind: "unavailable", sentence: "it is down".to_owned() };
+            let trouble = Trouble { kind: "unavailable", message: "it is down".to_owned() };
             tally.add(Err(trouble), Duration::ZERO);
         }
         tally

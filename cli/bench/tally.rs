@@ -16,18 +16,18 @@ pub(crate) struct Errors(BTreeMap<&'static str, Error>);
 struct Error {
     count: u64,
     /// The message of the first error of this kind.
-    sentence: String,
+    message: String,
 }
 
 impl Errors {
     pub(crate) fn add(&mut self, trouble: Trouble) {
-        let Trouble { kind, sentence } = trouble;
-        self.0.entry(kind).or_insert(Error { count: 0, sentence }).count += 1;
+        let Trouble { kind, message } = trouble;
+        self.0.entry(kind).or_insert(Error { count: 0, message }).count += 1;
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
         for (kind, error) in &other.0 {
-            let zero = || Error { count: 0, sentence: error.sentence.clone() };
+            let zero = || Error { count: 0, message: error.message.clone() };
             self.0.entry(kind).or_insert_with(zero).count += error.count;
         }
     }
@@ -38,7 +38,7 @@ impl Errors {
 
     /// Returns each kind of error, the number of errors, and the message of the first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, u64, &str)> {
-        self.0.iter().map(|(kind, error)| (*kind, error.count, &*error.sentence))
+        self.0.iter().map(|(kind, error)| (*kind, error.count, &*error.message))
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn trouble(kind: &'static str) -> Trouble {
-        Trouble { kind, sentence: format!("it is {kind}") }
+        Trouble { kind, message: format!("it is {kind}") }
     }
 
     #[test]

@@ -46,19 +46,19 @@ pub(crate) struct Trouble {
     /// The error kind, for programs.
     pub(crate) kind: &'static str,
     /// The message, for people.
-    pub(crate) sentence: String,
+    pub(crate) message: String,
 }
 
 impl Trouble {
     /// Returns the error for a session that the store has lost or has removed to make room.
     fn lost() -> Self {
-        Self { kind: "lost", sentence: "the session was no longer in the store".to_owned() }
+        Self { kind: "lost", message: "the session was no longer in the store".to_owned() }
     }
 }
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        Self { kind: error.kind().as_str(), sentence: error.to_string() }
+        Self { kind: error.kind().as_str(), message: error.to_string() }
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) async fn unready_until_redis_is_up(ask: impl AsyncFn(&Readiness) -> R
     server.stop();
     let (readiness, report) = Readiness::check(&sessions(&server.url())).await;
     let error = report.first_error().unwrap();
-    let expected = Reply::of(503, &format!("{} {}", error.sentence(), error.remedy()));
+    let expected = Reply::of(503, &format!("{} {}", error.message(), error.remedy()));
     assert_eq!(ask(&readiness).await, expected);
     server.restart();
     until(&readiness, &ask, true).await;
@@ -88,7 +88,7 @@ pub(crate) async fn unready_until_permission_is_there(ask: impl AsyncFn(&Readine
     let error = report.first_error().unwrap();
     sessions.ping().await.unwrap();
     let reply = ask(&readiness).await;
-    assert_eq!(reply, Reply::of(503, &format!("{} {}", error.sentence(), error.remedy())));
+    assert_eq!(reply, Reply::of(503, &format!("{} {}", error.message(), error.remedy())));
     assert!(!reply.body.contains("sesame7"), "{reply:?}");
     permit("+set");
     until(&readiness, &ask, true).await;

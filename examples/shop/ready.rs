@@ -77,7 +77,7 @@ impl Last {
     fn of(report: &Report) -> Self {
         let (answer, counts_for) = match report.first_error() {
             None => (Ok(()), LOAD_AFTER),
-            Some(error) => (Err(format!("{} {}", error.sentence(), error.remedy())), CHECK_AFTER),
+            Some(error) => (Err(format!("{} {}", error.message(), error.remedy())), CHECK_AFTER),
         };
         let is_checked = answer.is_ok();
         Self { answer, counts_until: Instant::now() + counts_for, is_checked }
@@ -168,7 +168,7 @@ mod tests {
         store.fail_always(Verb::Replace, Fault::Refused);
         let (readiness, report) = Readiness::check(&sessions).await;
         let error = report.first_error().unwrap();
-        let expected = Err(format!("{} {}", error.sentence(), error.remedy()));
+        let expected = Err(format!("{} {}", error.message(), error.remedy()));
         for _ in 0..3 {
             assert_eq!(two_hundred(&readiness).await, expected);
             sessions.ping().await.unwrap();

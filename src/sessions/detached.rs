@@ -1,7 +1,6 @@
 //! The store of detached sessions.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,10 +17,24 @@ use crate::store::{Created, Deleted, Diagnose, Replaced, Store, StoreKey, Stored
 ///
 /// `MemoryStore` is an optional feature, but this store exists in every build.
 #[derive(Debug, Default)]
-pub(crate) struct Detached(Mutex<HashMap<StoreKey, Stored>>);
+pub(crate) struct Detached(Mutex<Records>);
+
+#[derive(Debug, Default)]
+struct Records {
+    all: HashMap<StoreKey, Stored>,
+    /// The number of writes. Each write uses it as its version, so no version is used twice.
+    writes: u64,
+}
+
+impl Records {
+    fn stored(&mut self, bytes: Bytes) -> Stored {
+        self.writes += 1;
+        Stored { bytes, version: Version::new(self.writes) }
+    }
+}
 
 impl Detached {
-    fn with<T>(&self, verb: impl FnOnce(&mut HashMap<StoreKey, Stored>) -> T) -> Result<T> {
+    fn with<T>(&self, verb: impl FnOnce(&mut Records) -> T) -> Result<T> {
         Ok(verb(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
@@ -29,16 +42,19 @@ impl Detached {
 #[async_trait]
 impl Store for Detached {
     async fn create(&self, key: &StoreKey, bytes: Bytes, _: Duration) -> Result<Created> {
-        self.with(|records| match records.entry(key.clone()) {
-            Entry::Occupied(_) => Created::Occupied,
-            Entry::Vacant(entry) => {
-                Created::Created(entry.insert(Stored { bytes, version: Version::new(0) }).version)
+        self.with(|records| {
+            if records.all.contains_key(key) {
+                return Created::Occupied;
             }
+            let stored = records.stored(bytes);
+            let version = stored.version;
+            records.all.insert(key.clone(), stored);
+            Created::Created(version)
         })
     }
 
     async fn load(&self, key: &StoreKey) -> Result<Option<Stored>> {
-        self.with(|records| records.get(key).cloned())
+        self.with(|records| records.all.get(key).cloned())
     }
 
     async fn replace(
@@ -48,24 +64,26 @@ impl Store for Detached {
         _: Duration,
         expected: &Stored,
     ) -> Result<Replaced> {
-        self.with(|records| match records.get_mut(key) {
-            Some(stored) if stored.version == expected.version => {
-                *stored = Stored { bytes, version: Version::new(stored.version.get() + 1) };
-                Replaced::Replaced(stored.version)
+        self.with(|records| match records.all.get(key) {
+            Some(current) if current.version == expected.version => {
+                let stored = records.stored(bytes);
+                let version = stored.version;
+                records.all.insert(key.clone(), stored);
+                Replaced::Replaced(version)
             }
-            Some(stored) => Replaced::Conflict(Some(stored.clone())),
+            Some(current) => Replaced::Conflict(Some(current.clone())),
             None => Replaced::Missing,
         })
     }
 
     async fn delete(&self, key: &StoreKey, expected: Option<&Stored>) -> Result<Deleted> {
-        self.with(|records| match records.get(key) {
+        self.with(|records| match records.all.get(key) {
             None => Deleted::Missing,
-            Some(stored) if expected.is_some_and(|expected| expected.version != stored.version) => {
-                Deleted::Conflict(Some(stored.clone()))
+            Some(current) if expected.is_some_and(|it| it.version != current.version) => {
+                Deleted::Conflict(Some(current.clone()))
             }
             Some(_) => {
-                records.remove(key);
+                records.all.remove(key);
                 Deleted::Deleted
             }
         })
@@ -105,5 +123,42 @@ impl Session {
     pub fn detached() -> Self {
         let sessions = Sessions::builder(Detached::default()).unchecked();
         Self::new(sessions, Presented::default())
+    }
+}
+
+/// The store contract, without the clauses about expiry: the records of a detached session do not expire.
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::Detached;
+    use crate::testing::Subject;
+
+    crate::conformance! { @tests async || Subject::new(Detached::default());
+        missing_key_loads_as_none
+        created_record_is_loaded_with_its_bytes_and_version
+        create_of_existing_key_changes_nothing
+        concurrent_creates_have_exactly_one_winner
+        replace_at_current_version_stores_record
+        each_new_version_works_for_next_replace
+        replace_at_old_version_changes_nothing
+        replace_of_missing_key_creates_nothing
+        replace_after_delete_resurrects_nothing
+        concurrent_replaces_have_exactly_one_winner
+        contended_replaces_lose_no_write
+        concurrent_loads_see_whole_writes
+        unconditional_delete_deletes_record
+        delete_at_current_version_deletes_record
+        delete_at_old_version_changes_nothing
+        delete_of_missing_key_returns_missing
+        concurrent_deletes_have_exactly_one_winner
+        concurrent_delete_and_replace_have_exactly_one_winner
+        version_is_not_reused_after_delete
+        records_with_long_ttl_are_readable
+        record_bytes_are_stored_unchanged
+        every_length_up_to_64_kib_is_stored
+        record_kinds_have_separate_keys
+        printable_ascii_keys_of_up_to_200_bytes_are_accepted
+        concurrent_calls_get_their_own_answers
+        cancelled_calls_do_not_disturb_other_calls
+        store_pointers_forward_every_verb
     }
 }

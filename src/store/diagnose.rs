@@ -41,10 +41,10 @@ use crate::store::key::{Kind, StoreKey, TAG_LEN};
 /// impl Diagnose for DiskStore {
 ///     async fn diagnose(&self, probe: &Probe) {
 ///         let free = self.free_percent();
-///         let sentence = format!("{free} percent of the disk is free.");
+///         let message = format!("{free} percent of the disk is free.");
 ///         probe.report(match free {
-///             0..10 => Finding::warning("disk", sentence, "Give the store a larger disk."),
-///             _ => Finding::fine("disk", sentence),
+///             0..10 => Finding::warning("disk", message, "Give the store a larger disk."),
+///             _ => Finding::fine("disk", message),
 ///         });
 ///         probe.try_store(self).await; // tries the four verbs on one of the check's own keys
 ///     }

@@ -97,9 +97,9 @@ impl Probe {
 
     /// Reports that no key could be made.
     pub(crate) fn report_without_key(&self, error: &Error, subject: &str) {
-        let sentence = format!("Nothing could be tried: {}.", causes(error));
+        let message = format!("Nothing could be tried: {}.", causes(error));
         let remedy = "Find out why the operating system's random number generator failed.";
-        self.report(Finding::error("commands", sentence, remedy).about(subject.to_owned()));
+        self.report(Finding::error("commands", message, remedy).about(subject.to_owned()));
     }
 
     /// Tries the verbs, and returns how long a read took.

@@ -579,12 +579,12 @@ pub async fn record_kinds_have_separate_keys(subject: &Subject) {
     let [session, directory] =
         [Kind::Session, Kind::Directory].map(|kind| StoreKey::new("conformance:0:", kind, &id));
     let stored = create(subject, &session, random_record(100), HOUR).await;
-    let sentence = "a session and a directory with the same id are different keys";
-    assert_missing(subject, &directory, sentence).await;
+    let message = "a session and a directory with the same id are different keys";
+    assert_missing(subject, &directory, message).await;
     let other = create(subject, &directory, random_record(100), HOUR).await;
-    assert_stands(subject, &session, &stored, sentence).await;
+    assert_stands(subject, &session, &stored, message).await;
     delete(subject, &session, None).await;
-    assert_stands(subject, &directory, &other, sentence).await;
+    assert_stands(subject, &directory, &other, message).await;
 }
 
 /// Keys of up to 200 printable ASCII characters without spaces are accepted.
@@ -594,11 +594,11 @@ pub async fn printable_ascii_keys_of_up_to_200_bytes_are_accepted(subject: &Subj
     for prefix in [printable, "n".repeat(room)] {
         let keys = [(); 2].map(|()| StoreKey::new(&prefix, Kind::Session, &random_id()));
         for key in &keys {
-            let sentence = "keys are printable ASCII of at most 200 bytes";
-            assert_missing(subject, key, sentence).await;
+            let message = "keys are printable ASCII of at most 200 bytes";
+            assert_missing(subject, key, message).await;
             let stored = create(subject, key, random_record(100), HOUR).await;
             let stored = replace(subject, key, random_record(100), HOUR, &stored).await;
-            assert_stands(subject, key, &stored, sentence).await;
+            assert_stands(subject, key, &stored, message).await;
             delete(subject, key, Some(&stored)).await;
         }
     }
@@ -608,21 +608,21 @@ pub async fn printable_ascii_keys_of_up_to_200_bytes_are_accepted(subject: &Subj
 pub async fn concurrent_calls_get_their_own_answers(subject: &Subject) {
     let life = async |length: usize| {
         let key = random_key();
-        let sentence = "every call receives its own answer";
-        assert_missing(subject, &key, sentence).await;
+        let message = "every call receives its own answer";
+        assert_missing(subject, &key, message).await;
         let stored = create(subject, &key, random_record(length), HOUR).await;
-        assert_stands(subject, &key, &stored, sentence).await;
+        assert_stands(subject, &key, &stored, message).await;
         let stored = replace(subject, &key, random_record(length), HOUR, &stored).await;
-        assert_stands(subject, &key, &stored, sentence).await;
+        assert_stands(subject, &key, &stored, message).await;
         delete(subject, &key, Some(&stored)).await;
-        assert_missing(subject, &key, sentence).await;
+        assert_missing(subject, &key, message).await;
     };
     join_all((0..200).map(|number| life(TAG_LEN + 37 * number))).await;
 }
 
 /// Dropping a call at any point does not affect other calls.
 pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
-    let sentence =
+    let message =
         "a dropped call does not affect other calls: no later call ever receives its answer";
     let mut kept = Vec::new();
     for number in 0..4 {
@@ -648,12 +648,12 @@ pub async fn cancelled_calls_do_not_disturb_other_calls(subject: &Subject) {
         // Some calls run concurrently with the dropped calls, and some run after them.
         let beside = async {
             for (key, stored) in &kept {
-                assert_stands(subject, key, stored, sentence).await;
+                assert_stands(subject, key, stored, message).await;
             }
         };
         join(abandoned, beside).await;
         for (key, stored) in kept.iter().rev() {
-            assert_stands(subject, key, stored, sentence).await;
+            assert_stands(subject, key, stored, message).await;
         }
         let current = answer(subject.store.load(&written).await).expect("the record is there");
         assert!(
@@ -714,10 +714,10 @@ async fn delete(subject: &Subject, key: &StoreKey, expected: Option<&Stored>) {
     );
 }
 
-async fn assert_stands(subject: &Subject, key: &StoreKey, stored: &Stored, sentence: &str) {
+async fn assert_stands(subject: &Subject, key: &StoreKey, stored: &Stored, message: &str) {
     let loaded = answer(subject.store.load(key).await);
     // The message contains only lengths and versions, because the bytes are random.
-    assert!(loaded.as_ref() == Some(stored), "{sentence}: {loaded:?} is not {stored:?}");
+    assert!(loaded.as_ref() == Some(stored), "{message}: {loaded:?} is not {stored:?}");
 }
 
 /// A conflict need not contain a record. If it does, the record must be the one that the key holds.
@@ -727,9 +727,9 @@ fn assert_brought(brought: Option<&Stored>, standing: &Stored) {
     assert!(is_right, "a conflict that returns a record returns the one that the key holds");
 }
 
-async fn assert_missing(subject: &Subject, key: &StoreKey, sentence: &str) {
+async fn assert_missing(subject: &Subject, key: &StoreKey, message: &str) {
     let loaded = answer(subject.store.load(key).await);
-    assert_eq!(loaded, None, "{sentence}");
+    assert_eq!(loaded, None, "{message}");
 }
 
 /// Polls until the record is gone, and fails if the record outlives `ttl` by too much. The record must have

@@ -190,7 +190,7 @@ impl Told {
             );
             return Some(Finding::fine("item_size", fits));
         }
-        let sentence = format!(
+        let message = format!(
             "A record may have {record} bytes (Builder::max_record_bytes), which do not fit into the \
              largest item (item_size_max is {largest}). Writing such a record deletes the session."
         );
@@ -201,7 +201,7 @@ impl Told {
             }
             _ => remedy.push('.'),
         }
-        Some(Finding::warning("item_size", sentence, remedy))
+        Some(Finding::warning("item_size", message, remedy))
     }
 
     fn evictions(&self, hidden: &mut Hidden) -> Option<Finding> {
@@ -258,16 +258,16 @@ impl Told {
         let used = hidden.number(&self.stats, "bytes");
         let limit = hidden.number(&self.stats, "limit_maxbytes");
         let (used, limit) = (used?, limit.filter(|limit| *limit > 0)?);
-        let sentence = format!(
+        let message = format!(
             "The items take {} % of the server's memory (bytes is {used}, limit_maxbytes is {limit})",
             percent(used, limit)
         );
         if percent(used, limit) < SCARCE {
-            return Some(Finding::fine("memory", format!("{sentence}.")));
+            return Some(Finding::fine("memory", format!("{message}.")));
         }
         Some(Finding::warning(
             "memory",
-            format!("{sentence}. When it is full, sessions are lost."),
+            format!("{message}. When it is full, sessions are lost."),
             "Restart it with more memory (-m MEGABYTES), add servers, or set a shorter idle timeout.",
         ))
     }
@@ -279,7 +279,7 @@ impl Told {
         let count = |name| number(&self.stats, name).unwrap_or(0);
         // The server reserves some descriptors for itself and accepts no clients on them.
         let accepted = limit.saturating_sub(count("reserved_fds")).max(1);
-        let sentence = format!(
+        let message = format!(
             "{open} of at most {} {} open (max_connections is {limit})",
             counted(accepted, "connection"),
             if open == 1 { "is" } else { "are" }
@@ -289,18 +289,18 @@ impl Told {
         // The server refuses connections above the limit, or makes them wait.
         let excess = count("rejected_connections").saturating_add(count("listen_disabled_num"));
         if excess > 0 {
-            let sentence = format!(
-                "{sentence}, and the limit was reached before (rejected_connections and \
+            let message = format!(
+                "{message}, and the limit was reached before (rejected_connections and \
                  listen_disabled_num are \
                  {excess} together)."
             );
-            return Some(Finding::warning("connections", sentence, remedy));
+            return Some(Finding::warning("connections", message, remedy));
         }
         if percent(open, accepted) < SCARCE {
-            return Some(Finding::fine("connections", format!("{sentence}.")));
+            return Some(Finding::fine("connections", format!("{message}.")));
         }
-        let sentence = format!("{sentence}. At the limit, processes cannot connect.");
-        Some(Finding::warning("connections", sentence, remedy))
+        let message = format!("{message}. At the limit, processes cannot connect.");
+        Some(Finding::warning("connections", message, remedy))
     }
 
     fn clock(&self, hidden: &mut Hidden) -> Option<Finding> {
@@ -524,7 +524,7 @@ mod tests {
         let [note] = &findings[..] else { panic!("{findings:?}") };
         assert_eq!((note.level(), note.code()), (Level::Note, "hidden"));
         for name in ["version", "cas_enabled", "item_size_max", "evictions", "bytes", "time"] {
-            let words = note.sentence().split([' ', ',']);
+            let words = note.message().split([' ', ',']);
             assert_eq!(words.filter(|word| *word == name).count(), 1, "{note}");
         }
         assert!(silent.is_fit(), "the commands are to be tried");

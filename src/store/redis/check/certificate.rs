@@ -13,14 +13,14 @@ const SOON: Duration = Duration::days(14);
 /// `The server's certificate`.
 pub(super) fn judged(whose: &str, certificate: &[u8], now: OffsetDateTime) -> Finding {
     let Some(end) = not_after(certificate) else {
-        let sentence = format!("The expiry of {} is written in an unknown form.", lower(whose));
-        return Finding::note(CODE, sentence, "Monitor its expiry with another tool.");
+        let message = format!("The expiry of {} is written in an unknown form.", lower(whose));
+        return Finding::note(CODE, message, "Monitor its expiry with another tool.");
     };
     let day = end.date();
     let left = end - now;
     if left.is_negative() {
-        let sentence = format!("{whose} expired on {day} (UTC), so no new connection can be made.");
-        return Finding::error(CODE, sentence, "Renew the certificate.");
+        let message = format!("{whose} expired on {day} (UTC), so no new connection can be made.");
+        return Finding::error(CODE, message, "Renew the certificate.");
     }
     let left_text = match left.whole_days() {
         0 | 1 => match left.whole_hours() {
@@ -29,12 +29,12 @@ pub(super) fn judged(whose: &str, certificate: &[u8], now: OffsetDateTime) -> Fi
         },
         days => format!("{days} days"),
     };
-    let sentence = format!("{whose} expires on {day} (UTC), in {left_text}.");
+    let message = format!("{whose} expires on {day} (UTC), in {left_text}.");
     if left < SOON {
         let remedy = "Renew the certificate before that: afterwards no new connection can be made.";
-        return Finding::warning(CODE, sentence, remedy);
+        return Finding::warning(CODE, message, remedy);
     }
-    Finding::fine(CODE, sentence)
+    Finding::fine(CODE, message)
 }
 
 /// Changes the words for use in the middle of a sentence.
@@ -184,7 +184,7 @@ mod tests {
         ] {
             let finding = judged("The server's certificate", &certificate, end - left);
             assert_eq!(finding.level(), level, "{finding}");
-            assert!(finding.sentence().contains(text), "{finding}");
+            assert!(finding.message().contains(text), "{finding}");
         }
         assert_eq!(judged("The server's certificate", b"no certificate", end).level(), Level::Note);
     }

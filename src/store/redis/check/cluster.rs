@@ -145,7 +145,7 @@ async fn examine_unknown(store: &RedisStore, probe: &Probe, answers: &[Asked]) {
         return;
     }
     let reason = answers.first().map(Asked::reason).unwrap_or_default();
-    let sentence = match answers.len() {
+    let message = match answers.len() {
         1 => format!("The node that the address names does not describe a cluster: {reason}."),
         count => format!(
             "None of the {count} nodes that the address names describes a cluster. The first reason: \
@@ -154,7 +154,7 @@ async fn examine_unknown(store: &RedisStore, probe: &Probe, answers: &[Asked]) {
     };
     let remedy = "Name nodes in the address that are running and can be reached from here. For a single \
                   server without a cluster, write an address that begins with redis:// or rediss://.";
-    probe.report(Finding::error("cluster", sentence, remedy));
+    probe.report(Finding::error("cluster", message, remedy));
     judge_seeds(probe, answers, &BTreeSet::new());
 }
 
@@ -166,7 +166,7 @@ fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
             Some(Ok(slots)) => ids(slots),
             _ => BTreeSet::new(),
         };
-        let sentence = if answer.is_hidden() || !own.is_disjoint(known) {
+        let message = if answer.is_hidden() || !own.is_disjoint(known) {
             usable += 1;
             continue;
         } else if own.is_empty() {
@@ -176,7 +176,7 @@ fn judge_seeds(probe: &Probe, answers: &[Asked], known: &BTreeSet<String>) {
                 .to_owned()
         };
         let remedy = "Start the node, or remove it from the address.";
-        let finding = Finding::warning("seed", sentence, remedy);
+        let finding = Finding::warning("seed", message, remedy);
         probe.report(finding.about(answer.node.name().to_owned()));
     }
     match (usable, answers.len()) {
@@ -276,7 +276,7 @@ async fn examine_master(
     let examined = async {
         if examine_server(probe, &link, name, Role::Node).await.is_none() {
             let size = shard.size();
-            let sentence =
+            let message =
                 format!("It is the master of {size}, whose sessions cannot be read or written.");
             let remedy = if shard.replicas.is_empty() {
                 "Start it again: it has no replica that could replace it."
@@ -285,7 +285,7 @@ async fn examine_master(
                  Watch it with \
                  CLUSTER NODES."
             };
-            probe.report(Finding::error("shard", sentence, remedy).about(name.to_owned()));
+            probe.report(Finding::error("shard", message, remedy).about(name.to_owned()));
             return None;
         }
         let tried = async {
@@ -312,10 +312,10 @@ async fn try_asking(probe: &Probe, link: &Node) {
     if let Err(Failure::Answered(answer)) = link.send(&cmd("ASKING")).await
         && answer.is_of_permission()
     {
-        let sentence = "The user may not run ASKING, so while slots are moved, requests fail for keys that \
+        let message = "The user may not run ASKING, so while slots are moved, requests fail for keys that \
                         have already been moved.";
         let remedy = "Run ACL SETUSER USER +asking on each node.";
-        let finding = Finding::warning("permission", sentence, remedy);
+        let finding = Finding::warning("permission", message, remedy);
         probe.report(finding.about(link.name().to_owned()));
     }
 }
@@ -357,11 +357,11 @@ async fn examine_replica(
         if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
             link.send(&cmd("ROLE")).await
         {
-            let sentence =
+            let message =
                 format!("This replica of {} cannot be used: {failure}.", shard.master.place);
             let remedy =
                 "Start it, or remove it with redis-cli --cluster del-node and add another replica.";
-            probe.report(Finding::warning("shard", sentence, remedy).about(name.to_owned()));
+            probe.report(Finding::warning("shard", message, remedy).about(name.to_owned()));
             return false;
         }
         examine_server(probe, &link, name, Role::SpareNode).await.is_some()
@@ -546,13 +546,13 @@ fn consequence(views: &[View]) -> &'static str {
 fn report_moves(probe: &Probe, views: &[View]) {
     let open: BTreeSet<_> = views.iter().flat_map(View::open_slots).collect();
     let Some(first) = open.first() else { return };
-    let sentence = match open.len() {
+    let message = match open.len() {
         1 => format!("Slot {first} is being moved from one master to another."),
         count => format!("{count} slots are being moved between masters (the first is {first})."),
     };
     probe.report(Finding::note(
         "moving",
-        sentence,
+        message,
         "No session is lost by this. If no move is under way, complete it with redis-cli --cluster fix.",
     ));
 }

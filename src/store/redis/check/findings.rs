@@ -56,8 +56,8 @@ pub(super) fn version(info: &Info) -> Option<Finding> {
     let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
     let (major, minor) = (numbers.next()?, numbers.next().unwrap_or(0));
     Some(if (major, minor) < (6, 2) {
-        let sentence = format!("It is {name} {version}, but sessions need Redis 6.2 or newer.");
-        Finding::error(CODE, sentence, "Upgrade the server to Redis 6.2 or newer, or to Valkey.")
+        let message = format!("It is {name} {version}, but sessions need Redis 6.2 or newer.");
+        Finding::error(CODE, message, "Upgrade the server to Redis 6.2 or newer, or to Valkey.")
     } else {
         Finding::fine(CODE, format!("It is {name} {version}."))
     })
@@ -99,11 +99,11 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
              Sentinels (redis+sentinel://HOST:26379/MASTER), which know the master.",
         ),
         Role::Replica if !is_replica => {
-            let sentence = format!("It is {is}, but a replica was expected here.");
+            let message = format!("It is {is}, but a replica was expected here.");
             let remedy = "Wait until a failover that is under way has finished. Otherwise make the \
                           server follow \
                           its master with REPLICAOF.";
-            return Some(Finding::warning(CODE, sentence, remedy));
+            return Some(Finding::warning(CODE, message, remedy));
         }
         Role::Master | Role::Replica | Role::Node | Role::SpareNode => {
             return Some(Finding::fine(CODE, format!("It is {is}.")));
@@ -116,10 +116,10 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
 pub(super) fn loading(info: &Info) -> Option<Finding> {
     let is_loading = info.is("loading", "1") || info.is("async_loading", "1");
     is_loading.then(|| {
-        let sentence = "The server is still loading its data after it was started (loading is 1), so no \
+        let message = "The server is still loading its data after it was started (loading is 1), so no \
                         session can be \
                         read or written yet.";
-        Finding::error("loading", sentence, "Wait. If loading takes a long time, read the server's log.")
+        Finding::error("loading", message, "Wait. If loading takes a long time, read the server's log.")
     })
 }
 
@@ -130,12 +130,12 @@ fn eviction(info: &Info) -> Option<Finding> {
         // If `INFO` shows nothing at all, another note already says so. A Sentinel keeps no sessions.
         let is_shown = version(info).is_some() && mode(info) != Some("sentinel");
         return is_shown.then(|| {
-            let sentence = "INFO does not show maxmemory-policy, so it is unknown whether the server \
+            let message = "INFO does not show maxmemory-policy, so it is unknown whether the server \
                             removes \
                             sessions when its memory is full.";
             let remedy = "Look it up in the server's or the service's configuration: it should be \
                           noeviction.";
-            Finding::note(CODE, sentence, remedy)
+            Finding::note(CODE, message, remedy)
         });
     };
     if policy == "noeviction" {
@@ -148,18 +148,18 @@ fn eviction(info: &Info) -> Option<Finding> {
     // sessions.
     let remedy = "Run CONFIG SET maxmemory-policy noeviction, and set the same in redis.conf.";
     Some(if info.number("maxmemory")? == 0 {
-        let sentence = format!(
+        let message = format!(
             "maxmemory-policy is {policy}. maxmemory is 0, so nothing is removed now, but once \
              maxmemory is \
              set, the server may remove live sessions."
         );
-        Finding::note(CODE, sentence, remedy)
+        Finding::note(CODE, message, remedy)
     } else {
-        let sentence = format!(
+        let message = format!(
             "maxmemory-policy is {policy}: when its memory is full, the server removes live sessions, and \
              their users are signed out."
         );
-        Finding::warning(CODE, sentence, remedy)
+        Finding::warning(CODE, message, remedy)
     })
 }
 
@@ -182,45 +182,44 @@ fn memory(info: &Info) -> Option<Finding> {
     let (used, limit) = (info.number("used_memory")?, info.number("maxmemory")?);
     if limit == 0 {
         let used = size(used);
-        let sentence = format!(
+        let message = format!(
             "The server uses {used}, and maxmemory is 0, so only its host limits its memory."
         );
         let remedy = "Set maxmemory below the memory of the host, so that a full server refuses writes \
                       instead of being killed with all sessions.";
-        return Some(Finding::note(CODE, sentence, remedy));
+        return Some(Finding::note(CODE, message, remedy));
     }
     // The server subtracts this number, too, when it decides whether to refuse a write.
     let used = used.saturating_sub(info.number("mem_not_counted_for_evict").unwrap_or(0));
     let share = share(used, limit);
-    let sentence =
-        format!("The server uses {share} % of its memory (maxmemory is {})", size(limit));
+    let message = format!("The server uses {share} % of its memory (maxmemory is {})", size(limit));
     let remedy = "Raise maxmemory, or use redis-cli --bigkeys to find what fills it.";
     Some(match share {
         100.. if info.is("maxmemory_policy", "noeviction") && !info.is("role", "slave") => {
             Finding::error(
                 CODE,
-                format!("{sentence}, so it refuses writes and no session can be saved."),
+                format!("{message}, so it refuses writes and no session can be saved."),
                 remedy,
             )
         }
-        NEARLY_ALL.. => Finding::warning(CODE, format!("{sentence}."), remedy),
-        _ => Finding::fine(CODE, format!("{sentence}.")),
+        NEARLY_ALL.. => Finding::warning(CODE, format!("{message}."), remedy),
+        _ => Finding::fine(CODE, format!("{message}.")),
     })
 }
 
 fn connections(info: &Info) -> Option<Finding> {
     const CODE: &str = "connections";
     let (count, limit) = (info.number("connected_clients")?, info.number("maxclients")?);
-    let sentence =
+    let message =
         format!("The server has {count} of at most {} (maxclients)", counted(limit, "connection"));
     Some(if share(count, limit) > NEARLY_ALL {
         Finding::warning(
             CODE,
-            format!("{sentence}. At the limit, it refuses new connections."),
+            format!("{message}. At the limit, it refuses new connections."),
             "Raise maxclients, or use CLIENT LIST to find the programs that hold many connections.",
         )
     } else {
-        Finding::fine(CODE, format!("{sentence}."))
+        Finding::fine(CODE, format!("{message}."))
     })
 }
 
@@ -232,9 +231,9 @@ fn persistence(info: &Info, config: &Config) -> Option<Finding> {
     let has_log = info.text("aof_enabled")? == "1";
     let saves = config.get(SAVE).map(|save| !save.is_empty());
     if has_log && info.is("aof_last_write_status", "err") {
-        let sentence = "The server cannot write its append-only file (aof_last_write_status is err), so it \
+        let message = "The server cannot write its append-only file (aof_last_write_status is err), so it \
                         refuses writes and no session can be saved.";
-        return Some(Finding::error(CODE, sentence, REMEDY));
+        return Some(Finding::error(CODE, message, REMEDY));
     }
     if info.is("rdb_last_bgsave_status", "err") {
         let failed = "The last snapshot failed (rdb_last_bgsave_status is err)";
@@ -249,8 +248,8 @@ fn persistence(info: &Info, config: &Config) -> Option<Finding> {
                 REMEDY,
             ),
             (Some(false), _) | (_, Some(false)) => {
-                let sentence = format!("{failed}, so a restart brings back older sessions.");
-                Finding::warning(CODE, sentence, REMEDY)
+                let message = format!("{failed}, so a restart brings back older sessions.");
+                Finding::warning(CODE, message, REMEDY)
             }
             _ => Finding::warning(
                 CODE,
@@ -265,19 +264,19 @@ fn persistence(info: &Info, config: &Config) -> Option<Finding> {
             Finding::fine(CODE, "The server keeps an append-only file (appendonly is yes).")
         }
         (_, Some(true)) => {
-            let sentence = "The server only makes snapshots: a restart undoes the changes since the \
+            let message = "The server only makes snapshots: a restart undoes the changes since the \
                             last one, so \
                             users who signed out may be signed in again.";
-            Finding::note(CODE, sentence, remedy)
+            Finding::note(CODE, message, remedy)
         }
         (_, Some(false)) => {
-            let sentence = "The server keeps nothing on its disk: a restart ends all sessions.";
-            Finding::note(CODE, sentence, remedy)
+            let message = "The server keeps nothing on its disk: a restart ends all sessions.";
+            Finding::note(CODE, message, remedy)
         }
         (_, None) => {
-            let sentence = "The server keeps no append-only file, and it is unknown whether it makes \
+            let message = "The server keeps no append-only file, and it is unknown whether it makes \
                             snapshots.";
-            Finding::note(CODE, sentence, remedy)
+            Finding::note(CODE, message, remedy)
         }
     })
 }
@@ -289,10 +288,10 @@ fn replicas(info: &Info, config: &Config) -> Option<Finding> {
         return Some(if is_up {
             Finding::fine(CODE, "The replica is connected to its master.")
         } else {
-            let sentence = "The replica has lost its master (master_link_status is down).";
+            let message = "The replica has lost its master (master_link_status is down).";
             Finding::warning(
                 CODE,
-                sentence,
+                message,
                 "Check whether the master is running and can be reached from the replica.",
             )
         });
@@ -303,10 +302,10 @@ fn replicas(info: &Info, config: &Config) -> Option<Finding> {
         return Some(finding);
     }
     if count == 0 {
-        let sentence = "The server has no replica: while it is down, sessions are unavailable.";
+        let message = "The server has no replica: while it is down, sessions are unavailable.";
         let remedy = "If sessions must stay available then, run replicas with Sentinel, or a cluster \
                       with replicas.";
-        return Some(Finding::note(CODE, sentence, remedy));
+        return Some(Finding::note(CODE, message, remedy));
     }
     let offset = info.number("master_repl_offset").unwrap_or(0);
     let behind = followers.iter().map(|follower| offset.saturating_sub(follower.offset)).max();
@@ -314,18 +313,18 @@ fn replicas(info: &Info, config: &Config) -> Option<Finding> {
     let are_well = followers.iter().all(|follower| follower.is_within(LAG));
     let offline = followers.iter().filter(|follower| !follower.is_online).count();
     let behind = size(behind.unwrap_or(0));
-    let sentence = format!(
+    let message = format!(
         "The server has {}, {}; the slowest is {behind} behind and last confirmed data {lag} s ago.",
         counted(count, "connected replica"),
         if offline == 0 { "all online".to_owned() } else { format!("{offline} not online") },
     );
     Some(if are_well {
-        Finding::fine(CODE, sentence)
+        Finding::fine(CODE, message)
     } else {
         let remedy = "A failover would lose what the replica has not received: check whether the \
                       replica is \
                       overloaded, stopped or cut off.";
-        Finding::warning(CODE, sentence, remedy)
+        Finding::warning(CODE, message, remedy)
     })
 }
 
@@ -368,21 +367,21 @@ pub(super) fn clock(ahead: time::Duration, round_trip: Duration) -> Finding {
         false => ("ahead of", "early"),
     };
     let amount = span(ahead.unsigned_abs());
-    let sentence = format!("This process's clock is {amount} {direction} the server's.");
+    let message = format!("This process's clock is {amount} {direction} the server's.");
     if ahead.abs() <= DIFFERENCE.saturating_add(uncertain) {
-        return Finding::fine(CODE, sentence);
+        return Finding::fine(CODE, message);
     }
     let remedy = format!(
         "Synchronise both clocks with NTP. If this process's clock is wrong, sessions expire {amount} too \
          {when}."
     );
-    Finding::warning(CODE, sentence, remedy)
+    Finding::warning(CODE, message, remedy)
 }
 
 /// Reports whether compare-and-set uses the server's own command or a script, and which command deletes a
 /// record.
 pub(super) fn compare_and_set(sets: bool, deletes: Option<&str>) -> Finding {
-    let sentence = match (sets, deletes) {
+    let message = match (sets, deletes) {
         (true, Some(delete)) => {
             format!("The server uses its own commands for compare-and-set (SET IFEQ and {delete}).")
         }
@@ -395,7 +394,7 @@ pub(super) fn compare_and_set(sets: bool, deletes: Option<&str>) -> Finding {
         ),
         (false, None) => "The server uses a script for compare-and-set.".to_owned(),
     };
-    Finding::fine("compare_and_set", sentence)
+    Finding::fine("compare_and_set", message)
 }
 
 /// Returns the mode of the server: `standalone`, `cluster` or `sentinel`.
@@ -441,19 +440,19 @@ mod tests {
     fn assert(finding: Option<Finding>, level: Level, words: &str) {
         let finding = finding.unwrap();
         assert_eq!(finding.level(), level, "{finding}");
-        assert!(finding.sentence().contains(words), "{finding}");
+        assert!(finding.message().contains(words), "{finding}");
     }
 
     #[test]
     fn version_is_reported_for_redis_and_valkey() {
-        for (info, level, sentence) in [
+        for (info, level, message) in [
             ("redis_version:6.2.0", Level::Fine, "It is Redis 6.2.0."),
             ("redis_version:8.4", Level::Fine, "It is Redis 8.4."),
             ("redis_version:7.2.4\nvalkey_version:9.0.1", Level::Fine, "It is Valkey 9.0.1."),
             ("redis_version:6.0.16", Level::Error, "It is Redis 6.0.16, but sessions need"),
             ("redis_version:5.0", Level::Error, "It is Redis 5.0, but"),
         ] {
-            assert(version(&Info::parse(info)), level, sentence);
+            assert(version(&Info::parse(info)), level, message);
         }
         for strange in ["", "redis_version:", "redis_version:7.0 \u{1b}[2J", "redis_version:new"] {
             assert_eq!(version(&Info::parse(strange)), None, "{strange:?}");
@@ -556,7 +555,7 @@ mod tests {
 
     #[test]
     fn way_to_compare_and_set_is_reported_for_each_kind_of_server() {
-        let told = |sets, deletes| compare_and_set(sets, deletes).sentence().to_owned();
+        let told = |sets, deletes| compare_and_set(sets, deletes).message().to_owned();
         assert_eq!(
             told(true, Some("DELEX")),
             "The server uses its own commands for compare-and-set (SET IFEQ and DELEX)."

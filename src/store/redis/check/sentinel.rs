@@ -193,16 +193,16 @@ async fn examine_master(store: &RedisStore, probe: &Probe, master: &Master) {
         let place = match link.lease().await {
             Ok(lease) => lease.server().place.clone(),
             Err(failure) => {
-                let sentence = format!("The master cannot be used: {failure}.");
+                let message = format!("The master cannot be used: {failure}.");
                 let remedy = "The Sentinels promote a replica if they can. Read the other findings, and \
                               run \
                               SENTINEL MASTER on a Sentinel.";
-                return probe.report(Finding::error("master", sentence, remedy));
+                return probe.report(Finding::error("master", message, remedy));
             }
         };
         let subject = format!("redis at {place}");
-        let sentence = "The Sentinels name this server as the master, and the server confirms it.";
-        probe.report(Finding::fine("master", sentence).about(subject.clone()));
+        let message = "The Sentinels name this server as the master, and the server confirms it.";
+        probe.report(Finding::fine("master", message).about(subject.clone()));
         if examine_server(probe, link, &subject, Role::Master).await.is_none() {
             return;
         }
@@ -228,9 +228,9 @@ async fn examine_replica(probe: &Probe, master: &Master, place: Place) {
         if let Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) =
             link.send(&cmd("ROLE")).await
         {
-            let sentence = format!("This replica cannot be used: {failure}.");
+            let message = format!("This replica cannot be used: {failure}.");
             let remedy = "Start it. If it is gone for good, run SENTINEL RESET on each Sentinel.";
-            probe.report(Finding::warning("replica", sentence, remedy).about(name.to_owned()));
+            probe.report(Finding::warning("replica", message, remedy).about(name.to_owned()));
             return;
         }
         examine_server(probe, &link, name, Role::Replica).await;
@@ -242,7 +242,7 @@ async fn examine_replica(probe: &Probe, master: &Master, place: Place) {
 fn judge(probe: &Probe, name: &str, said: &[Said]) {
     let views: Vec<_> = said.iter().filter_map(Said::view).collect();
     for Said { sentinel, opinion } in said {
-        let (sentence, remedy) = match opinion {
+        let (message, remedy) = match opinion {
             Opinion::Known(_) => continue,
             Opinion::Unknown => (
                 format!("This Sentinel watches no master named {name}."),
@@ -255,7 +255,7 @@ fn judge(probe: &Probe, name: &str, said: &[Said]) {
                  remove it from the address.",
             ),
         };
-        let finding = Finding::warning("sentinel", sentence, remedy);
+        let finding = Finding::warning("sentinel", message, remedy);
         probe.report(finding.about(sentinel.name().to_owned()));
     }
     let mut masters: BTreeMap<_, usize> = BTreeMap::new();
@@ -276,13 +276,13 @@ fn judge(probe: &Probe, name: &str, said: &[Said]) {
         )),
         _ => {
             let named = masters.iter().map(|(master, votes)| format!("{master} by {votes}"));
-            let sentence = format!(
+            let message = format!(
                 "The Sentinels name different servers as the master {name}: {}.",
                 named.collect::<Vec<_>>().join(", ")
             );
             probe.report(Finding::warning(
                 "sentinel",
-                sentence,
+                message,
                 "Right after a failover this resolves itself within seconds. Otherwise check whether the \
                  Sentinels can reach each other.",
             ));
@@ -324,23 +324,23 @@ fn judge_number(probe: &Probe, named: usize, views: &[&View]) {
     let total = total(views);
     let remedy = "Run three Sentinels or another odd number, each on a machine of its own.";
     if total < 3 {
-        let sentence = match total {
+        let message = match total {
             1 => "There is one Sentinel, so no failover happens while it is down.".to_owned(),
             _ => format!("There are {total} Sentinels, so no failover happens while one is down."),
         };
-        probe.report(Finding::warning("sentinel", sentence, remedy));
+        probe.report(Finding::warning("sentinel", message, remedy));
     } else if total.is_multiple_of(2) {
-        let sentence = format!(
+        let message = format!(
             "There are {total} Sentinels. They tolerate no more failures than {} would.",
             total - 1
         );
-        probe.report(Finding::note("sentinel", sentence, remedy));
+        probe.report(Finding::note("sentinel", message, remedy));
     }
     if named < total {
-        let sentence = format!("The address names {named} of the {total} Sentinels.");
+        let message = format!("The address names {named} of the {total} Sentinels.");
         let remedy =
             "List all of them, so that the store finds the master even if some of them are down.";
-        probe.report(Finding::note("sentinel", sentence, remedy));
+        probe.report(Finding::note("sentinel", message, remedy));
     }
 }
 
@@ -463,14 +463,14 @@ fn judge_replicas(probe: &Probe, views: &[&View]) {
         }
         let count = seen.iter().filter(|replica| replica.trouble().is_some()).count();
         let troubles = troubles.into_iter().collect::<Vec<_>>().join(" and ");
-        let sentence = format!(
+        let message = format!(
             "{count} of {} report {troubles} for this replica, so it cannot replace the master.",
             counted(seen.len(), "Sentinel")
         );
         let remedy = "Check whether it is running and can reach its master (INFO replication). If it is \
                       gone \
                       for good, run SENTINEL RESET on each Sentinel.";
-        let finding = Finding::warning("replica", sentence, remedy);
+        let finding = Finding::warning("replica", message, remedy);
         probe.report(finding.about(format!("redis at {place}")));
     }
     let finding = if replicas.is_empty() {

@@ -153,7 +153,7 @@ async fn examined(
 
 /// Returns the finding for a server that cannot be used. Nothing else about the server is examined.
 fn unreachable(link: &SharedConnection, failure: Failure, role: Role) -> Finding {
-    let sentence = match failure {
+    let message = match failure {
         Failure::NotSent(reason) => {
             let known = format!("cannot connect to {}: ", link.name());
             format!(
@@ -166,20 +166,20 @@ fn unreachable(link: &SharedConnection, failure: Failure, role: Role) -> Finding
         }
         Failure::Answered(answer) => format!("The server accepts no commands: {answer}."),
     };
-    let remedy = remedy(&sentence, role);
-    Finding::error("unreachable", sentence, remedy)
+    let remedy = remedy(&message, role);
+    Finding::error("unreachable", message, remedy)
 }
 
 /// Returns the finding that says that `what` is unknown because of this answer, and which permission is
 /// missing.
 fn hidden_by(what: &str, answer: &Answer, permission: &str) -> Finding {
-    let sentence = format!("{what} unknown: {answer}.");
+    let message = format!("{what} unknown: {answer}.");
     let remedy = if answer.is_of_permission() {
         format!("To have this examined, permit it with ACL SETUSER USER {permission}.")
     } else {
         "If this is a proxy, check the server behind it.".to_owned()
     };
-    Finding::note("hidden", sentence, remedy)
+    Finding::note("hidden", message, remedy)
 }
 
 /// Compares the server's clock with the clock of this process.
@@ -192,9 +192,9 @@ async fn clock(probe: &Probe, lease: &Lease<'_>, role: Role) -> Result<Option<Fi
     let answer = lease.try_to(&cmd("TIME")).await?;
     let round_trip = begun.elapsed();
     let Some(its) = time_of(&answer) else {
-        let sentence = "Its time is unknown: the answer to TIME is not a Redis answer.";
+        let message = "Its time is unknown: the answer to TIME is not a Redis answer.";
         let remedy = "If this is a proxy, check the server behind it.";
-        return Ok(Some(Finding::note("hidden", sentence, remedy)));
+        return Ok(Some(Finding::note("hidden", message, remedy)));
     };
     let ours = before + round_trip / 2;
     Ok(Some(findings::clock(ours - its, round_trip)))
@@ -352,31 +352,31 @@ fn needed(key: &StoreKey, record: &Bytes) -> [(&'static str, Cmd); 6] {
 }
 
 fn not_permitted(name: &str) -> Finding {
-    let sentence = format!("The user may not run {name}, which sessions need, so requests fail.");
+    let message = format!("The user may not run {name}, which sessions need, so requests fail.");
     let remedy = format!("Run ACL SETUSER USER +{} on the server.", name.to_lowercase());
-    Finding::error(PERMISSION, sentence, remedy)
+    Finding::error(PERMISSION, message, remedy)
 }
 
 fn not_permitted_but_replaced(name: &str) -> Finding {
-    let sentence = format!(
+    let message = format!(
         "The user may not run {name}, so a script deletes records, which costs the server more time."
     );
     let remedy = format!("Run ACL SETUSER USER +{} on the server.", name.to_lowercase());
-    Finding::note(PERMISSION, sentence, remedy)
+    Finding::note(PERMISSION, message, remedy)
 }
 
 fn disabled(name: &str) -> Finding {
-    let sentence = format!("{name} is disabled or renamed on the server, but sessions need it.");
+    let message = format!("{name} is disabled or renamed on the server, but sessions need it.");
     let remedy = "Remove its rename-command line from redis.conf, and restart the server.";
-    Finding::error(PERMISSION, sentence, remedy)
+    Finding::error(PERMISSION, message, remedy)
 }
 
 fn no_keys(names: &[&str], namespace: &str) -> Finding {
-    let sentence = format!(
+    let message = format!(
         "The user may not use the keys of the namespace {namespace} with {}, so requests fail.",
         names.join(", ")
     );
     let remedy =
         format!("Run ACL SETUSER USER ~{namespace}:* on the server, or correct the namespace.");
-    Finding::error(PERMISSION, sentence, remedy)
+    Finding::error(PERMISSION, message, remedy)
 }
