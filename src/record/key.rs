@@ -29,8 +29,8 @@ use serde::Serialize;
 /// # }
 /// ```
 ///
-/// Any name is allowed, except that the crate itself uses `unsticky.flash` and `unsticky.csrf`. A name's
-/// length counts towards the size of the record. A key that is created at run time is passed by reference:
+/// Use any name except `unsticky.flash` and `unsticky.csrf`, which the crate uses itself. A name's length
+/// counts towards the size of the record. A key that is created at run time is passed by reference:
 ///
 /// ```
 /// use unsticky::{Key, Session};

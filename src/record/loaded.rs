@@ -102,8 +102,8 @@ pub enum Loss {
     /// The session has expired, according to the deadline that this handle knew: it reached its idle timeout or its
     /// absolute timeout. The user must sign in again.
     Expired,
-    /// The user signed out, the session was revoked, another user signed in in the same browser, or the store
-    /// lost the record. The user must sign in again.
+    /// The user signed out, the session was revoked, another user signed in using the same browser, or the
+    /// store lost the record. The user must sign in again.
     Ended,
 }
 

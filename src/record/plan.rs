@@ -70,8 +70,8 @@ pub(crate) enum Plan {
     Nothing,
     /// Remove the browser's invalid cookie.
     Forget,
-    /// Reject the changes, because the request has lost its session or may not make them with an older
-    /// secret.
+    /// Reject the changes, because the request has lost its session, or no longer holds the secret that they
+    /// require.
     Gone,
     /// Create a new session.
     Create,
