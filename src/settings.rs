@@ -57,7 +57,7 @@ pub(crate) struct Settings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) key_locks: KeyLocks,
-    /// The start of every key: namespace and epoch.
+    /// The beginning of every key: the namespace and the epoch.
     pub(crate) key_prefix: String,
     /// Whether the event about a `Secure` cookie on plain HTTP has already been emitted.
     pub(crate) plain_http_told: AtomicBool,
@@ -130,7 +130,8 @@ impl Settings {
         StoreKey::new(&self.key_prefix, Kind::Session, id.encoded(&mut [0; SessionId::ENCODED_LEN]))
     }
 
-    /// Returns the error for a request whose session another request has ended.
+    /// Returns the error for a request that has lost its session: the session has ended, or another request
+    /// has replaced its secret.
     pub(crate) fn gone(&self, context: &'static str) -> Error {
         Error::answered_with(ErrorKind::Gone, context, self.options.gone_status)
     }
@@ -246,8 +247,8 @@ pub enum DirectoryMode {
     /// Strict mode: a signed-in session is valid only while the directory lists it.
     ///
     /// Each request that uses a signed-in session sends two commands, one after the other. A revocation takes
-    /// effect with one write, even if the deletions after it fail. If the store evicts or loses the directory
-    /// record, all sessions in it end.
+    /// effect with a single write, even if the deletions that follow fail. If the store evicts or loses the
+    /// directory record, all sessions in it end.
     Strict,
 }
 
@@ -276,8 +277,8 @@ pub enum ConcurrentSessions {
     /// cookie therefore confirms the session, with one write. When the limit is reached, a new sign-in
     /// revokes sessions that were never confirmed, the oldest first. For example, after a double click, the
     /// later sign-in revokes the session of the earlier one, whose cookie the browser has not used yet. The
-    /// limit is never exceeded. If the response to a later rotation is lost, the confirmed session counts
-    /// until its idle timeout or a revocation.
+    /// limit is never exceeded. If the response to a later request is lost and that request rotated the
+    /// secret, the session is already confirmed, so it counts until it expires or is revoked.
     Reject(u16),
 }
 
