@@ -49,7 +49,7 @@ impl Budget {
         self.deadline().saturating_duration_since(now)
     }
 
-    /// Returns how much time has been used since `since` or, without it, since the start.
+    /// Returns how much time the work has used since `since`, or since its start if `since` is `None`.
     pub(crate) fn used(&self, since: Option<Instant>) -> Duration {
         let since = since.map_or(self.started, |since| since.max(self.started));
         since.elapsed().saturating_sub(self.unpolled())

@@ -102,7 +102,7 @@ impl fmt::Display for Actor<'_> {
 /// The text of a field without a value.
 const NONE: &str = "-";
 
-/// How much of a principal, a label or an actor is printed, in characters.
+/// The maximum number of characters that are printed of a principal, a label or an actor.
 const LONGEST_NAME: usize = 200;
 
 macro_rules! events {

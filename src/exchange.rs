@@ -128,7 +128,7 @@ impl Exchange {
 
     /// Commits the handler's changes. `status` is the status of the handler's response.
     ///
-    /// Call this method inside a tokio runtime. If the [`Commit`] is dropped before it has finished, it
+    /// Call this method inside a Tokio runtime. If the [`Commit`] is dropped before it has finished, it
     /// continues in that runtime.
     pub fn finish(mut self, status: u16) -> Finish {
         let Some(session) = self.close() else {
@@ -226,8 +226,8 @@ impl LazySession {
 #[must_use = "the reply must be applied to the response"]
 #[allow(clippy::exhaustive_enums)]
 pub enum Finish {
-    /// The reply is ready at once: no store command was needed, or `finish` was called outside a Tokio
-    /// runtime, which is an error.
+    /// The reply is ready at once, because no store command was needed, or because `finish` was called
+    /// outside a Tokio runtime. In the latter case, the reply contains an error.
     Ready(Reply),
     /// The reply is ready when the commit has finished.
     Pending(Commit),

@@ -12,17 +12,18 @@ pub(crate) const COMMIT_ATTEMPTS: u32 = 64;
 /// How many attempts a commit makes without a pause. There is a pause before each later attempt.
 pub(crate) const PROMPT_ATTEMPTS: u32 = 8;
 
-/// How many times `Session::take` and `Session::update` try again, calling the application's code on the
-/// value each time, while other handles in the same request keep changing that value.
+/// How many attempts `Session::take` and `Session::update` make while other handles in the same request keep
+/// changing the value. Each attempt runs the application's code on the value.
 pub(crate) const VIEW_ATTEMPTS: u32 = 100;
 
-/// How many times the view is recomputed while other handles in the same request keep changing the session.
+/// How many attempts are made to recompute the view while other handles in the same request keep changing the
+/// session.
 pub(crate) const REBASE_ATTEMPTS: u32 = 10_000;
 
 pub(crate) const COMMAND_RETRIES: u32 = 2;
 
-/// How many ids are tried for a new session. The first is nearly always enough, unless the answer to a
-/// `create` is lost.
+/// How many ids are tried for a new session. The first is nearly always enough; others are tried if the
+/// answer to a `create` is lost.
 pub(crate) const NEW_IDS: u32 = 3;
 
 /// How long a tombstone prevents the creation of a session that was revoked before it was written. This is

@@ -267,8 +267,8 @@ pub enum ConcurrentSessions {
     /// [`ErrorKind::TooManySessions`].
     Allow,
     /// Allows this many sessions, from 1 to 1000. At a further sign-in, the session that signed in longest
-    /// ago is revoked to make room. If the server that holds that session is down, the session is deleted at
-    /// the directory's next use after the server is back.
+    /// ago is revoked to make room. If the server that holds that session is down, the session is deleted
+    /// when the directory is first used after the server is back.
     EvictOldest(u16),
     /// Allows this many sessions, from 1 to 1000. A further sign-in fails with
     /// [`ErrorKind::TooManySessions`].

@@ -77,7 +77,7 @@ impl Millis {
         Self(self.0.saturating_add(millis(duration)))
     }
 
-    /// Returns the time from `earlier` to this time, or zero if `earlier` is in fact later.
+    /// Returns the time from `earlier` to this time, or zero if `earlier` is later than this time.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

@@ -77,8 +77,8 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Creates a sign-in's new session, then ends the sessions that it replaces. In this order, a sign-in
-    /// that cannot be written ends none of them.
+    /// Creates the new session for a sign-in, then ends the sessions that it replaces. In this order, a
+    /// sign-in that cannot be written ends none of them.
     ///
     /// If a replaced session cannot be ended, the sign-in fails and the new session is deleted. Otherwise the
     /// next request would present both tokens and be treated as anonymous, or the account would have one
@@ -118,7 +118,7 @@ impl Commit<'_, '_> {
         sessions.iter().filter(is_same).map(|session| session.id).collect()
     }
 
-    /// Returns the values with which a sign-in's new session starts: those of the request's anonymous
+    /// Returns the values with which the new session for a sign-in starts: those of the request's anonymous
     /// session, unless the request has destroyed it. [`initial_values`](Self::initial_values) then drops the
     /// values that do not survive a sign-in.
     fn values_carried_over(&self) -> Values {

@@ -1,6 +1,6 @@
 //! Writes the changes of a request to the store by carrying out its plan.
 //!
-//! - `create`: writes a new session, on its own or before or after ending other sessions.
+//! - `create`: writes a new session, either on its own or before or after other sessions are ended.
 //! - `replay`: retries a save until it succeeds. If another request wrote first, applies the changes again to
 //!   the newer record.
 //! - `save`: makes one attempt to save.

@@ -146,7 +146,7 @@ impl DirectoryHandle<'_> {
     ) -> Result<Option<PreparedRecord>> {
         let EnrolmentAttempt { enrolment, expected, .. } = *attempt;
         let now = self.settings.now();
-        // Only for this long is the directory certain to remember a revocation.
+        // The directory is certain to remember a revocation only for this long.
         if enrolment.begun.is_some_and(|begun| now.since(begun) > SIGN_IN_WINDOW) {
             return Err(Error::new(
                 ErrorKind::Revoked,

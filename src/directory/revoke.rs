@@ -313,8 +313,7 @@ impl DirectoryHandle<'_> {
     }
 
     /// Writes an anonymous session again with the same content. A sign-in that has read the earlier version
-    /// then fails to write it, because of a conflict, and enrols again. Returns `false` if another write came
-    /// first.
+    /// then runs into a conflict and enrols again. Returns `false` if another write came first.
     async fn write_again(&self, loaded: &Loaded) -> Result<bool> {
         let write = self.next_version(loaded)?;
         match self.commands.replace(&loaded.key, &write, &loaded.stored()).await? {

@@ -46,7 +46,7 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// Records that the loaded session ends, and drops the changes made to it. The exceptions are those that
+    /// Records that the loaded session ends, and drops the changes made to it, except those that
     /// [`Delta::start_over`] keeps.
     pub(crate) fn end(&mut self) {
         self.delta.start_over();
@@ -54,8 +54,8 @@ impl Changes {
         *self = Self { delta: std::mem::take(&mut self.delta), ended, ..Self::default() };
     }
 
-    /// Records a sign-in. If a different principal was signed in, first drops the changes made to values so
-    /// far. The exceptions are those that [`Delta::start_over`] keeps.
+    /// Records a sign-in. If a different principal was signed in, first drops the changes to values made so
+    /// far, except those that [`Delta::start_over`] keeps.
     pub(crate) fn sign_in(&mut self, sign_in: &SignIn, loaded: Option<&Loaded>) {
         let signed_in = self.signed_in(loaded);
         if signed_in.is_some_and(|signed_in| *signed_in != sign_in.principal) {

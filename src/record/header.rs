@@ -21,9 +21,9 @@ pub(crate) struct Header {
     /// The time limit set with `Session::end_by`, if any.
     pub(crate) end_by: Option<Millis>,
     pub(crate) principal: Option<Arc<str>>,
-    /// The number of sign-ins, step-ups and `revoke_others` calls in this session. If this number is still
-    /// what it was when a request read the session, the secret has at most been rotated, and the request's
-    /// changes to values can still be merged. Otherwise they cannot.
+    /// The number of sign-ins, step-ups and `revoke_others` calls in this session. While this number is
+    /// unchanged, the secret has at most been rotated: a request with the old secret can still save values
+    /// until its response has been sent. Once the number has changed, it cannot.
     pub(crate) sign_ins: u32,
     /// The browser has not yet sent back the cookie from the last sign-in. Recorded only if the limit on
     /// concurrent sessions rejects new sign-ins.

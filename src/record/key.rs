@@ -183,7 +183,7 @@ pub trait AsKey: sealed::Sealed {
     fn survives(&self) -> bool;
 }
 
-/// A value that can be stored under a `Key<T>`: a `T` itself, or also a `str` if the key is a `Key<String>`.
+/// A value that can be stored under a `Key<T>`: a `T` itself or, if the key is a `Key<String>`, a `str`.
 ///
 /// [`Session::insert`](crate::Session::insert) accepts such values. The trait is sealed: you cannot implement it.
 #[diagnostic::on_unimplemented(

@@ -11,8 +11,8 @@ use crate::store::{Store, StoreKey, Stored};
 /// The maximum length of a label, in bytes.
 pub(crate) const LABEL_BYTES: usize = 128;
 
-/// The maximum time from a call to `begin_sign_in` to the sign-in's commit. A directory therefore remembers
-/// the last revocation of all sessions for at least this long.
+/// The maximum time from a call to `begin_sign_in` to the sign-in's commit. A directory record is therefore
+/// kept for at least this long after each write, so that it remembers a revocation of all sessions.
 pub(crate) const SIGN_IN_WINDOW: Duration = Duration::from_secs(60 * 60);
 
 /// How long a sign-in may use the directory record that `begin_sign_in` read, without reading the record
