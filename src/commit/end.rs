@@ -39,9 +39,9 @@ impl Commit<'_, '_> {
         })
     }
 
-    /// Ends every known session. Returns `Missing` if none of them existed. Returns `Spared` if one of them was
-    /// spared, even if others ended: the browser may hold that session's newer cookie and must keep it. Returns
-    /// `Ended` otherwise.
+    /// Ends every known session. Returns `Missing` if none of them still existed. Returns `Spared` if one of
+    /// them was spared, even if others ended: the browser may hold that session's newer cookie and must keep
+    /// it. Returns `Ended` otherwise.
     pub(super) async fn end_all(&mut self) -> Result<EndOutcome> {
         let ending: Vec<_> = self.known_sessions().cloned().collect();
         let mut all = EndOutcome::Missing;

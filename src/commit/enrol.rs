@@ -1,8 +1,8 @@
 //! Enrolment: lists a session in its principal's directory before its cookie is sent.
 //!
-//! An existing session is listed before it is written, so a sign-in that cannot be listed leaves it unchanged.
-//! A new session is written first, while the directory is read. This is safe because its secret is unknown
-//! until its cookie is sent.
+//! An existing session is listed before it is written, so a sign-in that cannot be listed leaves the session
+//! unchanged. A new session is written first, while the directory is read. This is safe because its secret is
+//! unknown until its cookie is sent.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Writes the changes of a request to the store by carrying out its plan.
 //!
 //! - `create`: writes a new session, either on its own or before or after other sessions are ended.
-//! - `replay`: retries a save until it succeeds. If another request wrote first, applies the changes again to
-//!   the newer record.
+//! - `replay`: attempts to save until there is no conflict, up to the configured number of attempts. If
+//!   another request wrote first, applies the changes again to the newer record.
 //! - `save`: makes one attempt to save.
 //! - `refresh`: extends the idle timeout and confirms the session's cookie.
 //! - `end`: ends sessions.

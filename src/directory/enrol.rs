@@ -137,7 +137,7 @@ impl DirectoryHandle<'_> {
     }
 
     /// Checks that no revocation has overtaken the sign-in. Ends the sessions that the record marks as
-    /// revoked, and removes those that have ended from the record. Returns `None` if another request has
+    /// revoked, and removes from the record those that have ended. Returns `None` if another request has
     /// ended the new session.
     async fn prepare(
         &self,
@@ -342,8 +342,9 @@ impl DirectoryHandle<'_> {
         Ok(())
     }
 
-    /// Returns the record without the reservation. If the session has ended, its entry is removed; otherwise
-    /// the entry is marked as revoked. Returns `None` if another sign-in uses the session.
+    /// Ends the session if it exists, and returns the record without the reservation. If the session cannot
+    /// be ended now, its entry is marked as revoked instead. Returns `None` if another sign-in uses the
+    /// session.
     async fn without_reservation(
         &self,
         mut record: DirectoryRecord,

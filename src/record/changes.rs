@@ -190,7 +190,7 @@ impl Changes {
         own.or(self.chosen.1.filter(|_| matches!(self.proof(), Authentication::SignIn(_))))
     }
 
-    /// Returns whether requests under way with an older secret lose the session.
+    /// Returns whether this request makes a superseding rotation.
     pub(crate) fn supersedes(&self) -> bool {
         self.rotate.as_ref().is_some_and(|intent| intent.value == Rotation::Superseding)
     }

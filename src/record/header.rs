@@ -25,8 +25,8 @@ pub(crate) struct Header {
     /// unchanged, the secret has at most been rotated: a request with the old secret can still save values
     /// until its response has been sent. Once the number has changed, it cannot.
     pub(crate) sign_ins: u32,
-    /// The browser has not yet sent back the cookie from the last sign-in. Recorded only if the limit on
-    /// concurrent sessions rejects new sign-ins.
+    /// Whether the browser has not yet sent back the cookie from the last sign-in. Recorded only if the limit
+    /// on concurrent sessions rejects new sign-ins.
     pub(crate) is_unconfirmed: bool,
     /// Fields that a later release wrote, kept unchanged.
     pub(crate) unknown: Vec<(u8, Bytes)>,
@@ -127,7 +127,8 @@ pub(crate) struct Update<'a> {
     /// The time limit that the request sets with `Session::end_by`, if any.
     pub(crate) end_by: Option<Millis>,
     pub(crate) proof: Authentication<'a>,
-    /// Whether requests under way with an older secret lose the session.
+    /// Whether the new secret comes from a superseding rotation, so that requests under way with an older
+    /// secret lose the session.
     pub(crate) supersedes: bool,
     /// The new value of [`Header::is_unconfirmed`]. `None` leaves it unchanged.
     pub(crate) is_unconfirmed: Option<bool>,

@@ -22,7 +22,7 @@ pub(crate) struct Situation {
     pub(crate) several: bool,
     /// Whether the use of the session is written to the store.
     pub(crate) refresh: Refresh,
-    /// The handler failed, so its changes are not stored.
+    /// The handler failed, so only its sign-out or `destroy` is carried out.
     pub(crate) failed: bool,
 }
 

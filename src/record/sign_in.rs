@@ -22,7 +22,7 @@ const YOUNG: Duration = Duration::from_secs(10);
 /// The maximum size in bytes of a directory record that a sign-in keeps in memory.
 pub(crate) const KEPT_BYTES: usize = 16 * 1024;
 
-/// Identifies a directory's last revocation of all sessions.
+/// Identifies the last time that all sessions in a directory, or all but one, were revoked.
 pub(crate) type Mark = [u8; 8];
 
 /// The maximum length of a principal in bytes, enough for account ids and email addresses.
@@ -75,7 +75,7 @@ pub struct SignIn {
 /// What [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) remembers about the directory.
 #[derive(Debug, Clone)]
 pub(crate) struct SignInStart {
-    /// The mark of the last revocation of all sessions; `None` if there was none.
+    /// The directory's mark, or `None` if it had none.
     pub(crate) mark: Option<Mark>,
     pub(crate) at: Millis,
     /// The directory record that was read, unless it is larger than [`KEPT_BYTES`].
