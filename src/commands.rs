@@ -50,8 +50,8 @@ impl<'a> Commands<'a> {
         Self { driver: Some(driver), ..self }
     }
 
-    /// Waits for commits in this process that had a conflict on the same record earlier, but for at most half
-    /// of the time left: those commits may be on a runtime that is not running, and correctness does not
+    /// Waits for the commits in this process that had an earlier conflict on the same record, but for at most
+    /// half of the time left: those commits may be on a runtime that is not running, and correctness does not
     /// depend on the wait.
     pub(crate) async fn key_guard<'q>(
         &self,
@@ -242,8 +242,7 @@ impl<'a> Commands<'a> {
     }
 }
 
-/// Pauses for a random time so that writers in other processes can finish. The pauses get longer with the number of
-/// attempts.
+/// Pauses for a random time so that writers in other processes can finish. Later attempts pause longer.
 pub(crate) async fn pause(
     commands: &Commands<'_>,
     entropy: &dyn Entropy,

@@ -307,7 +307,8 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// The headers to remove when an error replaces a response. They describe the body, its caching and the status.
+/// The headers to remove when an error replaces a response. These headers describe the body, its caching and
+/// the status.
 ///
 /// All other headers that the handler set stay, such as `Set-Cookie`, CORS headers, a request id and
 /// `Strict-Transport-Security`.

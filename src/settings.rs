@@ -160,8 +160,7 @@ impl Settings {
             && loaded.secret_status() == SecretStatus::Current
     }
 
-    /// Reports, in an event that is emitted only once, that the browser drops the token in this `Set-Cookie`
-    /// header.
+    /// Emits an event, once only, if this `Set-Cookie` header sets a token, because the browser will drop it.
     pub(crate) fn tell_of_dropped_cookie(&self, header: &str) {
         if self.cookie.is_set_by(header) && !self.plain_http_told.swap(true, Ordering::Relaxed) {
             event::secure_cookie_on_plain_http(self.cookie.name());
@@ -234,19 +233,22 @@ impl OnFailedResponse {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum DirectoryMode {
-    /// No directory is kept, so sessions cannot be listed, limited or revoked. A sign-in sends two commands.
+    /// No directory is kept, so sessions cannot be listed, limited or revoked. A sign-in sends no commands
+    /// for a directory.
     ///
-    /// If you turn the directory on later, existing sessions stay unlisted; change the
-    /// [`epoch`](crate::Builder::epoch) to end them.
+    /// If you turn the directory on later, an existing session stays unlisted until its user authenticates
+    /// again or its lifetime is extended. To end all existing sessions, change the
+    /// [`epoch`](crate::Builder::epoch).
     Off,
-    /// A sign-in lists its session in the principal's directory. It sends two additional commands, or one
-    /// after [`begin_sign_in`](crate::Directory::begin_sign_in). Other requests send no additional commands.
-    /// The default.
+    /// A sign-in lists its session in the principal's directory, which takes two additional commands, or
+    /// usually one after [`begin_sign_in`](crate::Directory::begin_sign_in). A step-up, or a change that lets
+    /// a signed-in session live longer, also updates the directory. Other requests send no additional
+    /// commands. This is the default.
     #[default]
     Listed,
     /// Strict mode: a signed-in session is valid only while the directory lists it.
     ///
-    /// Each request that uses a signed-in session sends two commands, one after the other. A revocation takes
+    /// Each request that uses a signed-in session reads two records, one after the other. A revocation takes
     /// effect with a single write, even if the deletions that follow fail. If the store evicts or loses the
     /// directory record, all sessions in it end.
     Strict,
