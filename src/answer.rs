@@ -40,7 +40,7 @@ impl ErrorResponse {
 
     /// Returns the response's headers, with names in lower case. For adapters.
     ///
-    /// They include `Cache-Control: no-store`, so the response is not cached.
+    /// The headers include `Cache-Control: no-store`, so the response is not cached.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let fields = [
             ("cache-control", "no-store"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// The time limit for a piece of work that uses the store. Time during which the work has been woken but not
-/// polled does not count, because the owner of a future may keep it without polling it.
+/// polled does not count, because the owner of a future may keep the future without polling it.
 #[derive(Debug)]
 pub(crate) struct Budget {
     started: Instant,
@@ -49,7 +49,7 @@ impl Budget {
         self.deadline().saturating_duration_since(now)
     }
 
-    /// Returns how much time has been used since `since`.
+    /// Returns how much time the work has used since `since`, or since its start if `since` is `None`.
     pub(crate) fn used(&self, since: Option<Instant>) -> Duration {
         let since = since.map_or(self.started, |since| since.max(self.started));
         since.elapsed().saturating_sub(self.unpolled())
@@ -84,12 +84,14 @@ impl Budget {
     }
 }
 
-/// The waker of the task that polls a future, and when the future was first woken since it was last polled.
+/// The waker of the task that polls a future, and the time at which the future was first woken after its last
+/// poll.
 #[derive(Debug, Default)]
 struct Woken(Mutex<(Option<Waker>, Option<Instant>)>);
 
 impl Woken {
-    /// Records that the future is now being polled with this waker. Returns when it was woken, if it was.
+    /// Records that the future is now being polled with this waker. Returns the time at which the future was
+    /// first woken after its last poll, if it was woken.
     fn polled(&self, waker: &Waker) -> Option<Instant> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut state.0 {

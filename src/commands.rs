@@ -23,7 +23,7 @@ use crate::store::{Created, Deleted, Replaced, Store, StoreKey, Stored, Version}
 pub(crate) struct Write {
     pub(crate) bytes: Bytes,
     pub(crate) ttl: Duration,
-    /// The write tag that `bytes` begin with.
+    /// The write tag with which `bytes` begins.
     pub(crate) tag: Tag,
 }
 
@@ -32,9 +32,9 @@ pub(crate) struct Write {
 pub(crate) struct Commands<'a> {
     store: &'a dyn Store,
     budget: &'a Budget,
-    /// The driver of the work that sends the commands, if it and other work may wait for each other.
+    /// The driver of the work that sends the commands, if that work and other work may wait for each other.
     driver: Option<&'a Driver>,
-    /// The maximum number of retries of one command. The deadline limits them as well.
+    /// The maximum number of retries per command. The deadline limits them as well.
     max_retries: u32,
     audit: Audit,
 }
@@ -50,8 +50,8 @@ impl<'a> Commands<'a> {
         Self { driver: Some(driver), ..self }
     }
 
-    /// Waits for commits in this process that had a conflict on the same record earlier, but for at most half
-    /// of the time left: those commits may be on a runtime that is not running, and correctness does not
+    /// Waits for the commits in this process that had an earlier conflict on the same record, but for at most
+    /// half of the time left: those commits may be on a runtime that is not running, and correctness does not
     /// depend on the wait.
     pub(crate) async fn key_guard<'q>(
         &self,
@@ -82,8 +82,8 @@ impl<'a> Commands<'a> {
         (left >= Duration::from_millis(2)).then_some(left / 2)
     }
 
-    /// Runs one command and stops it after its share of the time. The store may still have applied a write that was
-    /// stopped.
+    /// Runs one command, and abandons it when its share of the time is used up. The store may still apply an
+    /// abandoned write.
     async fn once<T>(
         &self,
         verb: &'static str,
@@ -137,9 +137,9 @@ impl<'a> Commands<'a> {
 
     /// Creates a record.
     ///
-    /// An in-doubt create is not settled. The caller must use a new id, because a late copy of this write
+    /// An in-doubt `create` is not settled. The caller must use a new id, because a late copy of this write
     /// could restore the session after it has ended. An answer after the deadline also counts as lost,
-    /// because the tombstones and marks in a directory, which stop late sign-ins, are kept only for a limited
+    /// because the tombstones and the directory marks that stop late sign-ins are kept only for a limited
     /// time.
     pub(crate) async fn create(&self, key: &StoreKey, write: &Write) -> Result<Created> {
         let mut retries = self.retries();
@@ -209,7 +209,7 @@ impl<'a> Commands<'a> {
         }
     }
 
-    /// Deletes a record. If an answer is lost, sends the command again.
+    /// Deletes a record. Sends the command again if its answer is lost or the store was unavailable.
     ///
     /// The flag in the result is `true` if an answer was lost. In that case, `Missing` may be the effect of
     /// this command.
@@ -242,8 +242,7 @@ impl<'a> Commands<'a> {
     }
 }
 
-/// Pauses for a random time so that writers in other processes can finish. The pauses get longer with the number of
-/// attempts.
+/// Pauses for a random time so that writers in other processes can finish. Later attempts pause longer.
 pub(crate) async fn pause(
     commands: &Commands<'_>,
     entropy: &dyn Entropy,
@@ -273,8 +272,8 @@ impl Retries {
     }
 }
 
-/// Returns whether the command certainly had no effect and a retry may succeed, for example because a dead connection
-/// is replaced.
+/// Returns whether the command certainly had no effect and a retry may succeed, for example because a dead
+/// connection has been replaced.
 fn may_retry(error: &Error) -> bool {
     error.kind() == ErrorKind::Unavailable
 }
@@ -291,7 +290,7 @@ fn holds(stored: &Stored, tag: Tag) -> bool {
     envelope::tags(&stored.bytes).is_some_and(|tags| tags.contains(tag))
 }
 
-/// The result of a `replace`.
+/// The result of a `replace` call.
 #[derive(Debug)]
 pub(crate) enum Settled {
     /// The record was written.
@@ -314,7 +313,7 @@ fn settled(current: Option<Stored>, tag: Tag, expected: &Stored) -> Result<Settl
         return Ok(Settled::Followed(current));
     }
     // The record remembers only the newest tags. If it still remembers the write before ours but not ours,
-    // our write was not applied. It never will be, because the version that it expects is gone.
+    // our write was not applied and never will be, because the version that it expects is gone.
     let before = envelope::newest_tag(&expected.bytes);
     if tags.zip(before).is_some_and(|(tags, before)| tags.contains(before)) {
         return Ok(Settled::Conflict(Some(current)));

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 ///
 /// Default: the operating system's random number generator. You can set a different source with
 /// [`Builder::entropy`](crate::Builder::entropy), for example one that fails, to test how your application
-/// handles that.
+/// handles the failure.
 pub trait Entropy: fmt::Debug + Send + Sync + 'static {
     /// Fills `buffer` with unpredictable bytes.
     ///

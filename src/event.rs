@@ -17,7 +17,7 @@ use crate::store::{Kind, StoreKey};
 
 /// How `tracing` events identify an account; set with [`Builder::audit`](crate::Builder::audit).
 ///
-/// Counters of the `metrics` feature never identify an account.
+/// The counters from the `metrics` feature never identify an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Audit {
@@ -31,7 +31,7 @@ pub enum Audit {
     /// Identifies the account by its principal, truncated to 200 characters and with control characters
     /// replaced.
     ///
-    /// Choose this if your logs may contain what your application uses as a principal.
+    /// Choose this only if your logs may contain what your application uses as a principal.
     Principal,
     /// Does not identify the account. Directory keys are also printed without their digest.
     ///
@@ -102,7 +102,7 @@ impl fmt::Display for Actor<'_> {
 /// The text of a field without a value.
 const NONE: &str = "-";
 
-/// How much of a principal, a label or an actor is printed, in characters.
+/// The maximum number of characters that are printed of a principal, a label or an actor.
 const LONGEST_NAME: usize = 200;
 
 macro_rules! events {
@@ -205,13 +205,14 @@ events! {
     info signed_out(id: SessionId, principal: Who<'_>, reason: &str) "a request ended its own session";
     /// A session was ended through the directory, or by an operator.
     info revoked(id: SessionId, principal: Who<'_>, label: Label<'_>, actor: Actor<'_>, reason: &str) "a session was revoked";
-    /// All sessions of a principal, or all but one, were revoked, and sign-ins under way will fail.
+    /// All sessions of a principal, or all but one, were revoked. Sign-ins already under way will fail.
     info all_revoked(principal: Who<'_>, actor: Actor<'_>, count: usize, found: bool, reason: &str) "all sessions of a principal were revoked";
     /// In strict mode, the directory does not list the session.
     warn unlisted(id: SessionId, principal: Who<'_>) "a presented session is not listed in its directory";
-    /// The principal already has the maximum number of sessions.
+    /// A sign-in was refused because the principal already has the maximum number of sessions.
     info sign_in_refused(key: RecordKey<'_>, principal: Who<'_>) "a sign-in was refused: too many sessions";
-    /// All sessions of the principal were revoked after the sign-in had started.
+    /// A sign-in failed because all sessions of the principal, or all but one, were revoked after the sign-in
+    /// had begun.
     warn sign_in_overtaken(key: RecordKey<'_>, principal: Who<'_>) "a sign-in failed because all sessions were revoked in the meantime";
     /// An extractor found no session layer around its route.
     error missing_layer(fix: &str) "the session extractor is used without the session layer";
@@ -223,17 +224,17 @@ events! {
     debug unknown_session(id: SessionId) "a presented session is not stored";
     /// A stored session was presented with the wrong secret: a stale cookie or an attack.
     warn wrong_secret(id: SessionId, principal: Who<'_>) "a session id was presented with a wrong secret";
-    /// More than one valid token came with one request.
+    /// A request presented more than one valid token.
     warn several_valid_tokens(count: usize) "one request presented several valid session tokens";
     /// The session was past its deadline, but the store still had it.
     debug expired(id: SessionId) "an expired session was presented";
     /// Another request wrote the session first.
     debug conflict(id: SessionId) "another request wrote the session first";
-    /// The session ended, or a sign-in replaced its secret, while a request was changing the session.
+    /// The session ended, or another request replaced its secret, while a request was changing the session.
     warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: the session has ended, or another request signed in";
     /// The answer to a write was lost, so the write is in doubt.
     warn outcome_in_doubt(key: RecordKey<'_>) "the answer to a write was lost";
-    /// The session layer could not find out whether a write was applied; the request failed.
+    /// The session layer could not find out whether a write was applied, so the operation failed.
     error outcome_unknown(error: &Error) "it is unknown whether a session was written";
     /// The store could not be reached, refused a command, or did not answer in time.
     warn store_failed(verb: &str, error: &Error) "a store command failed";
@@ -253,8 +254,8 @@ events! {
     warn secure_cookie_on_plain_http(name: &str) "a Secure session cookie was sent to a page on plain http, where browsers drop it: use https, or for development only Builder::cookie(Cookie::new(\"a name\").insecure())";
     /// The application opened a session outside a request.
     info opened(id: SessionId, principal: Who<'_>, actor: Actor<'_>) "a session was opened outside a request";
-    /// Flash messages were lost: no cookie may be sent for them, the record has no room, or they cannot be
-    /// decoded.
+    /// Flash messages were lost because no cookie may be sent for them, the record has no room, or they
+    /// cannot be decoded.
     info flash_dropped(count: usize) "flash messages were dropped";
     /// A request had no CSRF token, or one that belongs to a different session.
     info csrf_refused(id: Option<SessionId>, principal: Who<'_>, reason: &str) "a request had no valid CSRF token";

@@ -5,7 +5,7 @@
 //!
 //! 1. Call [`Exchange::begin`] with the request's `Cookie` headers. This does no I/O and parses nothing. Then call
 //!    [`Exchange::note_origin`], which detects a common mistake in development.
-//! 2. Store the [`Exchange::handle`] where extractors can find it. The first call of
+//! 2. Store the [`Exchange::handle`] where extractors can find it. The first call to
 //!    [`SessionHandle::session`] parses the headers and reads the record.
 //! 3. Call [`Exchange::finish`] with the response's status, and apply the [`Reply`] to the response.
 //! 4. Render this crate's errors as [`ErrorResponse`]s, or with the request's [`ErrorRenderer`] if the
@@ -61,15 +61,15 @@ pub use crate::head::request::{RequestHead, Wants};
 #[must_use = "the handler's changes are committed only by `finish`"]
 pub struct Exchange {
     handle: SessionHandle,
-    /// The request came from a page for which the browser drops a `Secure` cookie.
+    /// Whether the request came from a page for which the browser drops a `Secure` cookie.
     drops_cookie: bool,
-    /// Nothing is left to do: the exchange is finished, or an outer layer with the same [`Sessions`] finishes the
-    /// session.
+    /// Whether nothing is left to do: the exchange is finished, or an outer layer with the same [`Sessions`]
+    /// finishes the session.
     is_over: bool,
 }
 
 impl Exchange {
-    /// Begins an exchange with the unchanged values of the request's `Cookie` headers.
+    /// Begins an exchange. `cookies` are the unchanged values of the request's `Cookie` headers.
     ///
     /// The values are kept as long as a handle exists, so pass a type that is cheap to keep: a clone of the
     /// framework's header value, a `Bytes`, or a `String`. If the request has no `Cookie` header, pass no
@@ -128,7 +128,7 @@ impl Exchange {
 
     /// Commits the handler's changes. `status` is the status of the handler's response.
     ///
-    /// Call this method inside a tokio runtime. If the [`Commit`] is dropped before it has finished, it
+    /// Call this method inside a Tokio runtime. If the [`Commit`] is dropped before it has finished, it
     /// continues in that runtime.
     pub fn finish(mut self, status: u16) -> Finish {
         let Some(session) = self.close() else {
@@ -174,7 +174,7 @@ struct LazySession<C: ?Sized = dyn CookieFields> {
 #[derive(Default)]
 struct Asked {
     session: Option<Session>,
-    /// The exchange is finished. A session that is created after that cannot change the response.
+    /// Whether the exchange is finished. A session that is created after that cannot change the response.
     is_closed: bool,
 }
 
@@ -209,7 +209,7 @@ impl LazySession {
         session.get_or_insert_with(make).clone()
     }
 
-    /// Returns the session if it was created. From now on, it cannot change the response.
+    /// Returns the session if it was created. After this call, the session cannot change the response.
     fn close(&self) -> Option<Session> {
         let mut asked = self.asked();
         asked.is_closed = true;
@@ -226,7 +226,8 @@ impl LazySession {
 #[must_use = "the reply must be applied to the response"]
 #[allow(clippy::exhaustive_enums)]
 pub enum Finish {
-    /// The reply is ready at once. No store command was needed.
+    /// The reply is ready at once, because no store command was needed, or because `finish` was called
+    /// outside a Tokio runtime. In the latter case, the reply contains an error.
     Ready(Reply),
     /// The reply is ready when the commit has finished.
     Pending(Commit),
@@ -259,7 +260,7 @@ pub struct Reply {
     /// The value of a `Set-Cookie` header to *add*. If there is one, also set `Cache-Control: no-store`. The
     /// header may contain a credential, so do not log it.
     pub set_cookie: Option<String>,
-    /// `true` if the response depends on the session, so `Vary` must name `Cookie`.
+    /// `true` if the response depends on the session, so `Vary` must include `Cookie`.
     pub vary: bool,
     /// The error that must replace the response, because the handler's changes were not committed.
     pub error: Option<Error>,
@@ -306,7 +307,8 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// The headers to remove when an error replaces a response. They describe the body, its caching and the status.
+/// The headers to remove when an error replaces a response. These headers describe the body, its caching and
+/// the status.
 ///
 /// All other headers that the handler set stay, such as `Set-Cookie`, CORS headers, a request id and
 /// `Strict-Transport-Security`.

@@ -12,20 +12,22 @@ pub(crate) const COMMIT_ATTEMPTS: u32 = 64;
 /// How many attempts a commit makes without a pause. There is a pause before each later attempt.
 pub(crate) const PROMPT_ATTEMPTS: u32 = 8;
 
-/// The maximum number of times that a function over a value is called if other handles in the same request
-/// keep changing the value during the call.
+/// How many attempts `Session::take` and `Session::update` make while other handles in the same request keep
+/// changing the value. Each attempt runs the application's code on the value.
 pub(crate) const VIEW_ATTEMPTS: u32 = 100;
 
-/// The same limit for a function over all values, which is called again after a change to any value.
+/// How many attempts are made to recompute the view while other handles in the same request keep changing the
+/// session.
 pub(crate) const REBASE_ATTEMPTS: u32 = 10_000;
 
 pub(crate) const COMMAND_RETRIES: u32 = 2;
 
-/// How many ids are tried for a new session. The first is enough unless answers are lost.
+/// How many ids are tried for a new session. The first is nearly always enough; others are tried if the
+/// answer to a `create` is lost.
 pub(crate) const NEW_IDS: u32 = 3;
 
 /// How long a tombstone prevents the creation of a session that was revoked before it was written. This is
-/// longer than any request waits for the store.
+/// longer than the longest store timeout that an application can configure.
 pub(crate) const TOMBSTONE_TTL: Duration = Duration::from_secs(120);
 
 /// Less than half of [`TIMEOUT`], so that there is still time to settle an in-doubt write after a connection

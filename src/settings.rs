@@ -57,7 +57,7 @@ pub(crate) struct Settings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) key_locks: KeyLocks,
-    /// The start of every key: namespace and epoch.
+    /// The beginning of every key: the namespace and the epoch.
     pub(crate) key_prefix: String,
     /// Whether the event about a `Secure` cookie on plain HTTP has already been emitted.
     pub(crate) plain_http_told: AtomicBool,
@@ -130,7 +130,8 @@ impl Settings {
         StoreKey::new(&self.key_prefix, Kind::Session, id.encoded(&mut [0; SessionId::ENCODED_LEN]))
     }
 
-    /// Returns the error for a request whose session another request has ended.
+    /// Returns the error for a request that has lost its session: the session has ended, or another request
+    /// has replaced its secret.
     pub(crate) fn gone(&self, context: &'static str) -> Error {
         Error::answered_with(ErrorKind::Gone, context, self.options.gone_status)
     }
@@ -159,8 +160,7 @@ impl Settings {
             && loaded.secret_status() == SecretStatus::Current
     }
 
-    /// Reports, in an event that is emitted only once, that the browser drops the token in this `Set-Cookie`
-    /// header.
+    /// Emits an event, once only, if this `Set-Cookie` header sets a token, because the browser will drop it.
     pub(crate) fn tell_of_dropped_cookie(&self, header: &str) {
         if self.cookie.is_set_by(header) && !self.plain_http_told.swap(true, Ordering::Relaxed) {
             event::secure_cookie_on_plain_http(self.cookie.name());
@@ -233,21 +233,24 @@ impl OnFailedResponse {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum DirectoryMode {
-    /// No directory is kept, so sessions cannot be listed, limited or revoked. A sign-in sends two commands.
+    /// No directory is kept, so sessions cannot be listed, limited or revoked. A sign-in sends no commands
+    /// for a directory.
     ///
-    /// If you turn the directory on later, existing sessions stay unlisted; change the
-    /// [`epoch`](crate::Builder::epoch) to end them.
+    /// If you turn the directory on later, an existing session stays unlisted until its user authenticates
+    /// again or its lifetime is extended. To end all existing sessions, change the
+    /// [`epoch`](crate::Builder::epoch).
     Off,
-    /// A sign-in lists its session in the principal's directory. It sends two additional commands, or one
-    /// after [`begin_sign_in`](crate::Directory::begin_sign_in). Other requests send no additional commands.
-    /// The default.
+    /// A sign-in lists its session in the principal's directory, which takes two additional commands, or
+    /// usually one after [`begin_sign_in`](crate::Directory::begin_sign_in). A step-up, or a change that lets
+    /// a signed-in session live longer, also updates the directory. Other requests send no additional
+    /// commands. This is the default.
     #[default]
     Listed,
     /// Strict mode: a signed-in session is valid only while the directory lists it.
     ///
-    /// Each request that uses a signed-in session sends two commands, one after the other. A revocation takes
-    /// effect with one write, even if the deletions after it fail. If the store evicts or loses the directory
-    /// record, all sessions in it end.
+    /// Each request that uses a signed-in session reads two records, one after the other. A revocation takes
+    /// effect with a single write, even if the deletions that follow fail. If the store evicts or loses the
+    /// directory record, all sessions in it end.
     Strict,
 }
 
@@ -266,8 +269,8 @@ pub enum ConcurrentSessions {
     /// [`ErrorKind::TooManySessions`].
     Allow,
     /// Allows this many sessions, from 1 to 1000. At a further sign-in, the session that signed in longest
-    /// ago is revoked to make room. If the server that holds that session is down, the session is deleted at
-    /// the directory's next use after the server is back.
+    /// ago is revoked to make room. If the server that holds that session is down, the session is deleted
+    /// when the directory is first used after the server is back.
     EvictOldest(u16),
     /// Allows this many sessions, from 1 to 1000. A further sign-in fails with
     /// [`ErrorKind::TooManySessions`].
@@ -276,8 +279,8 @@ pub enum ConcurrentSessions {
     /// cookie therefore confirms the session, with one write. When the limit is reached, a new sign-in
     /// revokes sessions that were never confirmed, the oldest first. For example, after a double click, the
     /// later sign-in revokes the session of the earlier one, whose cookie the browser has not used yet. The
-    /// limit is never exceeded. If the response to a later rotation is lost, the confirmed session counts
-    /// until its idle timeout or a revocation.
+    /// limit is never exceeded. If the response to a later request is lost and that request rotated the
+    /// secret, the session is already confirmed, so it counts until it expires or is revoked.
     Reject(u16),
 }
 

@@ -62,12 +62,13 @@ impl Millis {
         Self(u64::try_from(millis).unwrap_or(0))
     }
 
-    /// Converts to a calendar time; `None` if `OffsetDateTime` cannot represent the year.
+    /// Converts to a calendar time. Returns `None` if `OffsetDateTime` cannot represent the year.
     pub(crate) fn to_time(self) -> Option<OffsetDateTime> {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).ok()
     }
 
-    /// Converts to a calendar time; the latest one if `OffsetDateTime` cannot represent the year.
+    /// Converts to a calendar time. Returns the latest possible time if `OffsetDateTime` cannot represent the
+    /// year.
     pub(crate) fn to_time_or_last(self) -> OffsetDateTime {
         self.to_time().unwrap_or(PrimitiveDateTime::MAX.assume_utc())
     }
@@ -76,7 +77,7 @@ impl Millis {
         Self(self.0.saturating_add(millis(duration)))
     }
 
-    /// Returns how long before this time `earlier` was, or zero if it was not before this time.
+    /// Returns the time from `earlier` to this time, or zero if `earlier` is later than this time.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

@@ -36,8 +36,8 @@ struct NewSession {
 impl Commit<'_, '_> {
     /// Creates a session without ending another one.
     pub(super) async fn create_alone(&mut self) -> Result<Committed> {
-        // A value that the request took belongs to another session. This write cannot remove it there, so the
-        // check rejects the commit.
+        // A value that the request took belongs to another session, and this write cannot remove it from that
+        // session, so the check rejects the commit.
         let nothing = Values::default();
         self.changes.delta.check_taken(&nothing)?;
         let view = self.initial_values(&nothing)?;
@@ -53,7 +53,8 @@ impl Commit<'_, '_> {
     /// Ends the known sessions, then creates a new one.
     pub(super) async fn end_then_create(&mut self) -> Result<Committed> {
         let nothing = Values::default();
-        // Computed before any session ends: if a `transact` fails, nothing may have changed.
+        // Computed before any session ends: if the function passed to `transact` fails, nothing may have
+        // changed.
         let view = self.initial_values(&nothing)?;
         let ended = self.end_all().await?;
         if ended != EndOutcome::Ended {
@@ -76,8 +77,8 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Creates the session of a sign-in, then ends the sessions that it replaces. In this order, a sign-in
-    /// that cannot be written changes nothing.
+    /// Creates the new session for a sign-in, then ends the sessions that it replaces. In this order, a
+    /// sign-in that cannot be written ends none of them.
     ///
     /// If a replaced session cannot be ended, the sign-in fails and the new session is deleted. Otherwise the
     /// next request would present both tokens and be treated as anonymous, or the account would have one
@@ -103,13 +104,13 @@ impl Commit<'_, '_> {
         if self.changes.is_ended() {
             return self.known_sessions().cloned().collect();
         }
-        // If this request may no longer change its session, it may not end it either.
+        // If this request may no longer change its session, it may not end that session either.
         self.loaded.iter().chain(&self.others).cloned().collect()
     }
 
     /// Returns the ids of the `sessions` that belong to the principal who signs in. Only these are in that
-    /// principal's directory. If another request has signed in one of these sessions since this request read
-    /// it, its id is not returned, so it counts towards the account's limit.
+    /// principal's directory. If another request has signed in with one of the `sessions` since this request
+    /// read it, that session's id is not returned, so the session counts towards the account's limit.
     fn of_the_same_principal(&self, sessions: &[Arc<Loaded>]) -> Vec<SessionId> {
         let principal = self.changes.principal();
         let is_same =
@@ -117,9 +118,9 @@ impl Commit<'_, '_> {
         sessions.iter().filter(is_same).map(|session| session.id).collect()
     }
 
-    /// Returns the values from which the session of a sign-in starts: those of the request's anonymous
-    /// session, unless the request has destroyed it. The sign-in itself later drops the values that do not
-    /// survive it.
+    /// Returns the values with which the new session for a sign-in starts: those of the request's anonymous
+    /// session, unless the request has destroyed it. [`initial_values`](Self::initial_values) then drops the
+    /// values that do not survive a sign-in.
     fn values_carried_over(&self) -> Values {
         match &self.loaded {
             Some(loaded)
@@ -137,8 +138,8 @@ impl Commit<'_, '_> {
             true => EndReason::SignOut,
             false => EndReason::SignIn,
         };
-        // If this session stayed alive, the browser would also present its newer token, or the account would
-        // have one session more than the directory has counted.
+        // If the replaced session stayed alive, the browser would also present that session's newer token, or
+        // the account would have one session more than the directory has counted.
         let must_end = !self.others.is_empty() || self.enrolment.replacing.contains(&session.id);
         match self.end(session, reason).await? {
             EndOutcome::Spared if must_end => Err(Error::new(
@@ -156,15 +157,15 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Applies the changes of this request to the values from which a new session starts.
+    /// Applies the changes of this request to the values with which a new session starts.
     fn initial_values(&mut self, base: &Values) -> Result<View> {
         let mut view = self.changes.delta.replay(base, OnSignIn::First)?;
         self.transact(base, &mut view)?;
         Ok(view)
     }
 
-    /// Writes a new session with these values, or nothing if there is nothing to store. The caller reports
-    /// the event.
+    /// Writes a new session with these values, or nothing if there is nothing to store. The caller emits the
+    /// event.
     async fn write_new(&mut self, view: &View, base: &Values) -> Result<Committed> {
         if self.changes.principal().is_none() && !view.differs_from(base) {
             return Ok(Committed::default());
@@ -181,7 +182,7 @@ impl Commit<'_, '_> {
                     None => failure = Error::new(ErrorKind::Contended, ""),
                 },
                 Ok(None) => {}
-                // If the store did apply the write, the session is still unusable: its secret is never sent,
+                // Even if the store applied the write, the session cannot be used: its secret is never sent,
                 // and no directory lists it.
                 Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                     failure = Error::unavailable(error);
@@ -194,10 +195,10 @@ impl Commit<'_, '_> {
     }
 
     /// Writes the record of a new session. At the same time, reads the directory that must list the session,
-    /// unless it was already read. Returns `None` if the id is taken: by an earlier copy of this command, or
-    /// by chance.
+    /// unless it was already read. Returns `None` if the id is already taken, either by an earlier copy of
+    /// this command or by chance.
     ///
-    /// `orphan` is the key of an earlier attempt whose create was not answered. That key is deleted at the
+    /// `orphan` is the key of an earlier attempt whose `create` got no answer. That key is deleted at the
     /// same time.
     async fn create(
         &mut self,
@@ -290,8 +291,8 @@ impl Commit<'_, '_> {
     }
 }
 
-/// Deletes a session whose cookie is never sent. May take `1 / part` of the time left. If the delete fails, the
-/// session stays in the store, but its secret is never sent, so it cannot be used.
+/// Deletes a session whose cookie is never sent. Takes at most `1 / part` of the time left. If the delete
+/// fails, the session stays in the store, but its secret is never sent, so it cannot be used.
 async fn delete_unused(
     commands: Commands<'_>,
     key: &StoreKey,
@@ -301,12 +302,12 @@ async fn delete_unused(
     let _ = timeout(commands.time_left() / part, commands.delete(key, expected)).await;
 }
 
-/// Deletes the session of a create whose answer was lost, if there is one. If a copy of that create arrives
-/// later, it leaves a record behind, which the store drops after the idle timeout.
+/// Deletes the session that a `create` without an answer may have left behind. If a copy of that `create`
+/// arrives later, its record stays in the store until the idle timeout.
 async fn delete_orphan(commands: Commands<'_>, orphan: Option<StoreKey>) {
     if let Some(key) = orphan {
-        // Limited to a small part of the time left, because the request waits for this delete and the server
-        // did not answer the create either.
+        // Limited to a small part of the time left, because the request waits for this delete, and the server
+        // did not answer the `create` either.
         delete_unused(commands, &key, None, 8).await;
     }
 }

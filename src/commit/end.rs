@@ -16,20 +16,21 @@ pub(super) enum EndOutcome {
     Ended,
     /// The session no longer exists.
     Missing,
-    /// This request may not end the session. Either another request has signed the session in, or this
-    /// request only replaces the session with a sign-in and another request has rotated its secret.
+    /// This request may not end the session. A sign-out spares a session that no longer belongs to the same
+    /// principal. A sign-in spares a session whose secret another request has replaced.
     Spared,
 }
 
 /// The result of one attempt to delete a session.
 enum DeleteAttempt {
     Done(EndOutcome),
-    /// Another request wrote first. `None`: the record must be read again.
+    /// Another request wrote first. `None` if the record must be read again.
     Conflict(Option<Stored>),
 }
 
 impl Commit<'_, '_> {
-    /// Ends all known sessions. If one of them ended, the response removes the browser's cookie.
+    /// Ends all known sessions. If at least one of them ended and none was spared, the response removes the
+    /// browser's cookie.
     pub(super) async fn sign_out(&mut self) -> Result<Committed> {
         Ok(match self.end_all().await? {
             EndOutcome::Ended => self.cookie_removed(),
@@ -38,9 +39,9 @@ impl Commit<'_, '_> {
         })
     }
 
-    /// Ends every known session. Returns `Missing` if none of them existed. Returns `Spared` if one of them was
-    /// spared, even if others ended: the browser may hold that session's newer cookie and must keep it. Returns
-    /// `Ended` otherwise.
+    /// Ends every known session. Returns `Missing` if none of them still existed. Returns `Spared` if one of
+    /// them was spared, even if others ended: the browser may hold that session's newer cookie and must keep
+    /// it. Returns `Ended` otherwise.
     pub(super) async fn end_all(&mut self) -> Result<EndOutcome> {
         let ending: Vec<_> = self.known_sessions().cloned().collect();
         let mut all = EndOutcome::Missing;
@@ -65,7 +66,7 @@ impl Commit<'_, '_> {
     }
 
     /// Deletes the session if its record is still as it was read. If another request wrote first, deletes the
-    /// newer record if this request may still end the session.
+    /// newer record, provided that this request may still end the session.
     async fn try_end(&mut self, loaded: &Loaded, reason: EndReason) -> Result<EndOutcome> {
         let may_end =
             |session: &Loaded| plan::ends(reason, &loaded.authority, &session.record.header);
@@ -107,7 +108,7 @@ impl Commit<'_, '_> {
             event::signed_out(current.id, self.settings.who_of(current), reason.as_str());
         };
         let outcome = match self.commands.delete(&current.key, Some(&current.stored())).await? {
-            // An expired session is gone, even if the store still held it.
+            // An expired session counts as gone, even if the store still held it.
             (Deleted::Deleted, _) if self.is_expired(current) => EndOutcome::Missing,
             (Deleted::Deleted, _) => {
                 ended();
@@ -128,8 +129,8 @@ impl Commit<'_, '_> {
         Ok(DeleteAttempt::Done(outcome))
     }
 
-    /// Checks the values that this request took. They come from its own session, so the other sessions whose
-    /// tokens it presented are not checked.
+    /// Checks that the values that this request took are unchanged. They come from the request's own session,
+    /// so the other sessions whose tokens it presented are not checked.
     fn check_taken_from(&self, loaded: &Loaded, values: &Values) -> Result<()> {
         match self.others.iter().any(|other| other.id == loaded.id) {
             true => Ok(()),
@@ -137,8 +138,8 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Fails if this request took a value from the session. It is unknown which request deleted the session, so
-    /// another request may have taken the same value.
+    /// Fails if this request took a value from the session. Called if it is unknown which request deleted the
+    /// session: another request may have taken the same value.
     fn check_end_is_certain(&self, loaded: &Loaded) -> Result<()> {
         self.check_taken_from(loaded, &Values::default()).map_err(|_| {
             Error::new(

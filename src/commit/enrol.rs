@@ -1,8 +1,8 @@
 //! Enrolment: lists a session in its principal's directory before its cookie is sent.
 //!
-//! An existing session is listed before it is written, so a sign-in that cannot be listed leaves it unchanged.
-//! A new session is written first, while the directory is read. This is safe because its secret is unknown
-//! until its cookie is sent.
+//! An existing session is listed before it is written, so a sign-in that cannot be listed leaves the session
+//! unchanged. A new session is written first, while the directory is read. This is safe because its secret is
+//! unknown until its cookie is sent.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::record::token::SessionId;
 use crate::settings::DirectoryMode;
 
 impl Commit<'_, '_> {
-    /// Returns whether the directory must be written as well. This is so for a sign-in, and for a session
-    /// that will live longer than its directory record says.
+    /// Returns whether the directory must be written in addition to the session: for a sign-in or a step-up,
+    /// and if a signed-in session will live longer than before.
     pub(super) fn needs_enrolment(&self, base: Option<&Header>, header: &Header) -> bool {
         let deadline = header.clocks.absolute_deadline;
         self.settings.options.directory != DirectoryMode::Off
@@ -28,7 +28,7 @@ impl Commit<'_, '_> {
 
     /// Lists the session in its principal's directory.
     ///
-    /// `base` is the header that `header` replaces, or `None` for a new session. `read` is the directory if
+    /// `base` is the header that `header` replaces, or `None` for a new session. `read` is the directory, if
     /// it was already read. Returns `false` if the session is new and another request has ended it in the
     /// meantime.
     pub(super) async fn enrol(
@@ -48,8 +48,8 @@ impl Commit<'_, '_> {
             Enrolment { is_written: base.is_none(), ..self.enrolment_request(id, header) };
         let expected = self.expected_mark();
         if base.is_none() {
-            // Set before the write, in case its outcome stays unknown: only this sign-in can have made the entry
-            // of a new session.
+            // Set before the write, in case its outcome stays unknown: only this sign-in can have added the
+            // entry for a new session.
             self.enrolment.reservation = self.reservation(&enrolment_request, base, header, true);
         }
         let directory = self.directory(principal);
@@ -104,7 +104,8 @@ impl Commit<'_, '_> {
         DirectoryHandle::with_key(self.settings, self.commands, principal, key)
     }
 
-    /// Returns the directory as it was read when the sign-in began. Used for the first attempt only.
+    /// Returns the directory as `begin_sign_in` read it, if this commit can use that copy. Used for the first
+    /// attempt only.
     pub(super) fn begun_directory(
         &mut self,
         id: SessionId,
@@ -121,7 +122,7 @@ impl Commit<'_, '_> {
     }
 
     /// Keeps the mark of the directory that was read for this sign-in. If all sessions are revoked before the
-    /// new one is listed, the mark no longer matches and the sign-in fails.
+    /// new session is listed, the mark no longer matches and the sign-in fails.
     pub(super) fn keep_mark_of(&mut self, read: &DirectorySnapshot) {
         self.enrolment.mark = self.expected_mark().or(Some(read.mark()));
     }
@@ -151,13 +152,13 @@ impl Commit<'_, '_> {
 
     /// Returns the mark that the directory must still have, or `None` if any mark is accepted. (Revoking all
     /// sessions changes the mark.) The expected mark is the one that this commit found when it first enrolled
-    /// the session or read the directory; before that, it is the mark from the beginning of the sign-in.
+    /// the session or read the directory; before that, it is the mark that `begin_sign_in` read.
     fn expected_mark(&self) -> Option<Option<Mark>> {
         let sign_in = self.changes.signing_in()?;
         self.enrolment.mark.or(sign_in.begun.as_ref().map(|begun| begun.mark))
     }
 
-    /// Returns the reservation of the session, if this sign-in holds it.
+    /// Returns the reservation for the session, if this sign-in holds one.
     fn reservation(
         &self,
         enrolment_request: &Enrolment,
@@ -178,7 +179,7 @@ impl Commit<'_, '_> {
         is_own.then(|| Reservation { id, signed_in, tag: header.tags.newest() })
     }
 
-    /// Releases the reservation of a sign-in that failed. Store errors are ignored.
+    /// Releases the reservation of a failed sign-in. Store errors are ignored.
     pub(super) async fn release_reservation(&mut self) {
         let Some(reservation) = self.enrolment.reservation else { return };
         let Some(principal) = self.changes.principal() else { return };

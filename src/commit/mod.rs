@@ -1,8 +1,8 @@
 //! Writes the changes of a request to the store by carrying out its plan.
 //!
-//! - `create`: writes a new session, on its own or while ending other sessions.
-//! - `replay`: retries a save until it succeeds. If another request wrote first, applies the changes again to
-//!   the newer record.
+//! - `create`: writes a new session, either on its own or before or after other sessions are ended.
+//! - `replay`: attempts to save until there is no conflict, up to the configured number of attempts. If
+//!   another request wrote first, applies the changes again to the newer record.
 //! - `save`: makes one attempt to save.
 //! - `refresh`: extends the idle timeout and confirms the session's cookie.
 //! - `end`: ends sessions.
@@ -54,7 +54,7 @@ pub(crate) trait Decision {
         false
     }
 
-    /// Discards the result, because none of it is stored.
+    /// Discards the result, because nothing was stored.
     fn give_up(&mut self) {}
 }
 
@@ -97,7 +97,8 @@ impl Committed {
         let newer = saved.newer(stored)?;
         Ok(match newer.secret_status() {
             SecretStatus::Current => Self { cookie, ..Self::at(newer) },
-            // Another request has replaced the secret, so a cookie with this one would be invalid.
+            // Another request has rotated the secret, so a cookie with this request's secret would be
+            // invalid.
             SecretStatus::Rotated => Self::at(newer),
             SecretStatus::Superseded => Self::lost(newer, false),
         })
@@ -117,18 +118,18 @@ pub(crate) struct Commit<'a, 'd> {
     /// Whether the view of the changes could not be computed from the record in `loaded`.
     pub(crate) is_stale: bool,
     pub(crate) is_activity: bool,
-    /// Whether the response has already been sent. If so, the record that was read for it is too old to base
-    /// a decision on.
+    /// Whether the response has already been sent. If so, the record that was read for the response is too
+    /// old to base a decision on.
     pub(crate) outlived: bool,
     /// Whether the request presented a session cookie that the response may remove.
     pub(crate) is_removable: bool,
     pub(crate) decide: Option<&'d mut Decide<'d>>,
     pub(crate) enrolment: EnrolmentProgress,
-    /// The number of flash messages that did not fit in the record of the newest attempt.
+    /// The number of flash messages that did not fit in the record in the latest attempt.
     pub(crate) messages_dropped: AtomicUsize,
 }
 
-/// The progress of a sign-in in its principal's directory.
+/// What this commit has done so far in the principal's directory.
 #[derive(Debug, Default)]
 pub(crate) struct EnrolmentProgress {
     /// The directory's mark when this commit listed the session or, for a new session, read the directory.
@@ -140,7 +141,7 @@ pub(crate) struct EnrolmentProgress {
     reservation: Option<Reservation>,
     /// The sessions of the same principal that this sign-in replaces.
     replacing: Vec<SessionId>,
-    /// The principal and the key of its directory. Cached because the key needs a digest.
+    /// The principal and the key of its directory. Cached because computing the key requires a digest.
     key: OnceLock<(Arc<str>, StoreKey)>,
 }
 
@@ -229,7 +230,7 @@ impl Commit<'_, '_> {
         Committed { lost, ..Committed::default() }
     }
 
-    /// Returns the result if the changes cannot be stored because the session is gone or this request's
+    /// Returns the result for changes that cannot be stored because the session is gone or this request's
     /// secret does not allow them.
     fn changes_rejected(&self) -> Committed {
         let is_gone = self.lost.as_ref().is_some_and(|lost| lost.is_gone);
@@ -270,9 +271,9 @@ impl Commit<'_, '_> {
         }
     }
 
-    /// Discards the changes and the decision. Returns whether their loss is an error, which it is if
-    /// `matters` is set or if a decision that is not optional was made. The loss of flash messages is only an
-    /// event.
+    /// Records that the changes and the decision are lost. Returns whether that is an error: it is if
+    /// `matters` is set, or if the commit has a decision that is not optional. The loss of flash messages
+    /// only causes an event.
     fn is_loss(&mut self, matters: bool) -> bool {
         let is_decided = self.decide.as_mut().is_some_and(|decision| {
             decision.give_up();

@@ -1,4 +1,4 @@
-//! Extends the idle timeout of a session that is used, and confirms its cookie.
+//! Extends a session's idle timeout when the session is used, and confirms its cookie.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::record::loaded::{Loaded, Standing};
 enum RefreshAttempt {
     /// The write was applied. Holds the session, which may include later writes by other requests.
     Done(Arc<Loaded>),
-    /// Another request wrote first. `None`: the record must be read again.
+    /// Another request wrote first. `None` if the record must be read again.
     Conflict(Option<Arc<Loaded>>),
     /// The session no longer exists or has expired.
     Gone,
@@ -55,8 +55,9 @@ impl Commit<'_, '_> {
         current
     }
 
-    /// Extends the idle timeout if a refresh is due, and returns whether the session is still valid. The
-    /// application asked for this, so unlike [`refresh`](Self::refresh) it returns errors.
+    /// Extends the idle timeout if a refresh is due, and returns whether the session is still valid. Unlike
+    /// [`refresh`](Self::refresh), this method returns errors, because the application asked for the
+    /// extension.
     pub(crate) async fn touch(&mut self, loaded: Arc<Loaded>) -> Result<Standing> {
         let standing = self.keep_alive(loaded).await;
         self.report(standing.as_ref().err(), standing.is_err());
@@ -64,7 +65,7 @@ impl Commit<'_, '_> {
     }
 
     async fn keep_alive(&mut self, loaded: Arc<Loaded>) -> Result<Standing> {
-        // If the session was expired when it was read, another request may still have extended it.
+        // If the session was expired when it was read, another request may have extended it since.
         let mut found = match self.is_expired(&loaded) {
             true => loaded.reread(self.commands).await?,
             false => Some(loaded),

@@ -18,8 +18,8 @@ impl<'a> Commit<'a, '_> {
     /// Writes the changes to the session. If other requests have changed the session, applies the changes to
     /// the newer record, provided that this request may still change it.
     pub(super) async fn save(&mut self, loaded: Arc<Loaded>) -> Result<Committed> {
-        // If the session was expired when it was read, another request may still have extended it. After the
-        // response has been sent, the record that was read for it is too old to base a decision on.
+        // If the session was expired when it was read, another request may have extended it since. After the
+        // response has been sent, the record that was read for the response is too old to base a decision on.
         let is_reread = self.is_expired(&loaded) || self.outlived;
         let current = match is_reread {
             true => Box::pin(self.reread_listed(&loaded)).await?,
@@ -34,7 +34,7 @@ impl<'a> Commit<'a, '_> {
         Ok(self.settings.is_listed(self.commands, &newer).await?.then_some(newer))
     }
 
-    /// Attempts the save until there is no conflict, up to the configured number of attempts. After each
+    /// Attempts to save until there is no conflict, up to the configured number of attempts. After each
     /// conflict, applies the changes again to the newer record, provided that this request may still change
     /// it.
     ///
@@ -79,7 +79,7 @@ impl<'a> Commit<'a, '_> {
     }
 
     /// Determines what this request may do to the current record. If the session is gone (`living` is
-    /// `None`), judges by `last`, the record that was read before.
+    /// `None`), judges by `last`, the record that was read last.
     fn decide_on_newer(&self, living: Option<&Loaded>, last: &Loaded) -> Result<Merge> {
         let requested = self.changes.requested(&living.unwrap_or(last).record.header);
         let secret_status = living.map(Loaded::secret_status);
@@ -101,7 +101,8 @@ impl<'a> Commit<'a, '_> {
     }
 
     /// Returns the session to which the changes are applied again after a conflict, or `None` if it is gone.
-    /// First waits for the commits in this process that had a conflict on the same session earlier.
+    /// After the first conflict, waits for the commits in this process that had an earlier conflict on the
+    /// same session.
     async fn after_conflict(
         &mut self,
         last: &Loaded,

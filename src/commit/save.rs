@@ -16,7 +16,7 @@ use crate::store::Stored;
 pub(super) enum SaveAttempt {
     /// The save succeeded, or nothing had to be written.
     Done(Committed),
-    /// Another request wrote or deleted the record first. `None`: the record is gone, or must be read again.
+    /// Another request wrote or deleted the record first. `None` if the record is gone or must be read again.
     Conflict(Option<Stored>),
 }
 
@@ -73,7 +73,7 @@ impl Commit<'_, '_> {
         Ok(Some(PreparedSave { record, write, cookie }))
     }
 
-    /// Converts the store's answer to the result of the attempt.
+    /// Converts the store's answer into the result of the attempt.
     fn settle_save(
         &self,
         current: &Loaded,
@@ -125,8 +125,8 @@ impl Commit<'_, '_> {
     }
 
     /// Skips the write, because the changes leave the record as it is. Without a write, no conflict can
-    /// reveal that `current` is outdated. If a `transact` has based a decision on it, the record is therefore
-    /// read again.
+    /// reveal that `current` is outdated. If a decision was based on `current`, the record is therefore read
+    /// again, unless it was read for this commit.
     async fn skip_write(&mut self, current: &Arc<Loaded>, is_fresh: bool) -> Result<SaveAttempt> {
         if !is_fresh && self.decide.is_some() {
             match Box::pin(self.commands.load(&current.key)).await? {

@@ -3,14 +3,14 @@
 //!
 //! | type | content |
 //! |---|---|
-//! | 1 | the generation: its mark (8 bytes), then when it began (LEB128, milliseconds since 1970) |
-//! | 2 | a session: id (16 bytes), flags (1 byte), when it was signed in (as above), how long it may live (LEB128, milliseconds), the length of the label (LEB128), the label (UTF-8) |
+//! | 1 | the generation: its mark (8 bytes), then the time at which it began (LEB128, milliseconds since 1970) |
+//! | 2 | a session: id (16 bytes), flags (1 byte), the time of its sign-in (as above), the longest time that it may live after that (LEB128, milliseconds), the length of the label (LEB128), the label (UTF-8) |
 //! | 3 | the time until which unlisted sessions may be alive (LEB128, milliseconds since 1970) |
 //! | 7 | the tags of up to seven earlier writes, the newest first |
 //!
-//! A generation begins each time all sessions are revoked. The first bit of the flags marks a revoked
-//! session. Sessions are in the order of their sign-ins. Unknown fields, and bytes after a label, are kept
-//! unchanged.
+//! A new generation begins each time all sessions, or all but one, are revoked. The lowest bit of the flags
+//! marks a revoked session. Sessions are in the order of their sign-ins. Unknown fields, and bytes after a
+//! label, are kept unchanged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -189,7 +189,7 @@ mod tests {
     fn largest_directory_fits_in_every_store() {
         let mut record = record();
         let label = "x".repeat(LABEL_BYTES);
-        // More than can be listed: some may be revoked and not yet removed.
+        // More than can be listed, because some may be revoked but not yet removed.
         record.entries = (0..2000_u16).map(|number| entry(number as u8, &label)).collect();
         assert!(encode(&record).len() < 1_000_000 / 2);
     }

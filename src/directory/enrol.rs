@@ -20,8 +20,8 @@ use crate::record::tag::Tag;
 use crate::record::token::SessionId;
 use crate::store::Deleted;
 
-/// How often a listed session whose record is missing is probed before it counts as ended. Its sign-in may
-/// still be under way.
+/// How many times a listed session whose record is missing is probed before it counts as ended. Its sign-in
+/// may still be under way.
 const PROBE_ATTEMPTS: usize = 3;
 
 /// The pause between two of these attempts.
@@ -40,7 +40,7 @@ struct EnrolmentAttempt<'a> {
     /// The directory's mark when the sign-in first read it. `None` if the sign-in has not read it yet, or if
     /// this enrolment is not for a sign-in.
     expected: Option<Option<Mark>>,
-    /// Whether the previous attempt wrote a new entry, and that write may have been applied.
+    /// Whether the previous attempt sent a write with a new entry. That write may have been applied.
     may_have_added_entry: bool,
     /// The tags of this enrolment's writes that another write overtook, or whose outcome is unknown. A copy of
     /// such a write may still arrive.
@@ -74,7 +74,7 @@ impl DirectoryHandle<'_> {
     /// `None` if the session was new and another request has ended it in the meantime.
     ///
     /// `expected` is the directory's mark when the sign-in first read it. `read` is the directory, if it was
-    /// already read for this enrolment; an outdated copy costs a conflict.
+    /// already read for this enrolment; an outdated copy only causes a conflict.
     pub(crate) async fn enrol(
         &self,
         enrolment: &Enrolment,
@@ -137,7 +137,7 @@ impl DirectoryHandle<'_> {
     }
 
     /// Checks that no revocation has overtaken the sign-in. Ends the sessions that the record marks as
-    /// revoked, and removes those that have ended from the record. Returns `None` if another request has
+    /// revoked, and removes from the record those that have ended. Returns `None` if another request has
     /// ended the new session.
     async fn prepare(
         &self,
@@ -146,7 +146,7 @@ impl DirectoryHandle<'_> {
     ) -> Result<Option<PreparedRecord>> {
         let EnrolmentAttempt { enrolment, expected, .. } = *attempt;
         let now = self.settings.now();
-        // The directory is certain to remember a revocation for this long, but no longer.
+        // The directory is certain to remember a revocation only for this long.
         if enrolment.begun.is_some_and(|begun| now.since(begun) > SIGN_IN_WINDOW) {
             return Err(Error::new(
                 ErrorKind::Revoked,
@@ -342,8 +342,9 @@ impl DirectoryHandle<'_> {
         Ok(())
     }
 
-    /// Returns the record without the reservation. If the session has ended, its entry is removed; otherwise
-    /// the entry is marked as revoked. Returns `None` if another sign-in uses the session.
+    /// Ends the session if it exists, and returns the record without the reservation. If the session cannot
+    /// be ended now, its entry is marked as revoked instead. Returns `None` if another sign-in uses the
+    /// session.
     async fn without_reservation(
         &self,
         mut record: DirectoryRecord,
@@ -356,8 +357,8 @@ impl DirectoryHandle<'_> {
         match timeout(left / 2, self.ensure_ended_unless(id, is_of_another)).await {
             Ok(Ok(true)) => record.remove(&HashSet::from([id])),
             Ok(Ok(false)) => return None,
-            // The session is ended at the directory's next use. Until then, it is marked as revoked and does
-            // not count.
+            // The session is ended when the directory is next used. Until then, it is marked as revoked and
+            // does not count.
             Ok(Err(_)) | Err(_) => drop(record.mark_revoked(|listed| listed == id)),
         }
         Some(record)

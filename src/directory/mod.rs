@@ -1,7 +1,8 @@
 //! A principal's directory in the store.
 //!
-//! The directory record lists the principal's sessions. The record is changed by compare-and-set, and its
-//! decisions are then carried out on the sessions: a session that the record marks as revoked is deleted.
+//! The directory record lists the principal's sessions. The record is changed by compare-and-set, and the
+//! decisions in it are then carried out on the sessions: a session that the record marks as revoked is
+//! deleted.
 //!
 //! | file | content |
 //! |---|---|
@@ -41,7 +42,8 @@ pub(crate) struct DirectoryHandle<'a> {
     commands: Commands<'a>,
     principal: &'a str,
     key: StoreKey,
-    /// The person who acts on behalf of the principal, if there is one.
+    /// The person or program that acts on behalf of the principal, if any; see
+    /// [`Directory::by`](crate::Directory::by).
     actor: Option<&'a str>,
 }
 
@@ -58,7 +60,7 @@ pub(crate) enum DirectoryWrite {
     /// The write was applied, and another write has followed it.
     Followed,
     /// Another write came first, or the outcome of this write is unknown. If this write was applied all the
-    /// same, the record contains this tag.
+    /// same, the record contains this tag, as long as it remembers the write.
     Overtaken(Tag),
 }
 
@@ -91,7 +93,7 @@ impl<'a> DirectoryHandle<'a> {
         Self { settings, commands, principal, key, actor: None }
     }
 
-    /// Sets the person who acts on behalf of the principal.
+    /// Sets the person or program that acts on behalf of the principal.
     pub(crate) fn by(self, actor: Option<&'a str>) -> Self {
         Self { actor, ..self }
     }
@@ -130,9 +132,9 @@ impl<'a> DirectoryHandle<'a> {
         Ok(SignInStart { mark, at, directory })
     }
 
-    /// Returns the directory as `begin_sign_in` read it, if that was a moment ago and the enrolment needs no
-    /// session to be revoked. An older copy could be out of date, and no live session may be revoked because
-    /// of it.
+    /// Returns the directory as `begin_sign_in` read it, if that was only a moment ago and the enrolment does
+    /// not require a session to be revoked. The copy may be out of date, and no live session may be revoked
+    /// because of an outdated copy.
     pub(crate) fn begun_snapshot(
         &self,
         start: &SignInStart,
@@ -195,8 +197,9 @@ impl<'a> DirectoryHandle<'a> {
         Ok(DirectoryWrite::Written(DirectorySnapshot { record, stored }))
     }
 
-    /// Waits after a conflict. After the first conflict, lets the commits in this process that had a conflict
-    /// on the record earlier go first. After several, also pauses for the commits in other processes.
+    /// Waits after a conflict. After the first conflict, waits for the commits in this process that had an
+    /// earlier conflict on the record. After several conflicts, pauses so that commits in other processes can
+    /// finish.
     async fn back_off(&self, guard: &mut Option<KeyGuard<'a>>, attempt: u32) -> Result<()> {
         if guard.is_none() {
             *guard = Some(self.commands.key_guard(self.settings, &self.key).await);
@@ -208,7 +211,7 @@ impl<'a> DirectoryHandle<'a> {
 }
 
 /// Returns the key of a principal's directory under the configured cookie name. The principal is hashed, so
-/// that any principal makes a valid key and no two principals share one.
+/// that any principal makes a valid key and no two principals share a key.
 pub(crate) fn directory_key(settings: &Settings, principal: &str) -> StoreKey {
     let digest = encoded_digest(settings.cookie.name(), principal.as_bytes());
     StoreKey::new(&settings.key_prefix, Kind::Directory, &digest)

@@ -18,10 +18,12 @@ use crate::settings::{CAPACITY, ConcurrentSessions};
 const MAX_ENTRIES: usize = 2 * CAPACITY as usize;
 
 /// How much the clocks of different processes may differ. This determines how long a revocation is remembered
-/// and how soon a missing session is removed. Whether a session is alive depends only on the store.
+/// and how soon a missing session is removed. Whether a listed session still exists does not depend on
+/// clocks: it is looked up in the store.
 pub(crate) const SKEW: Duration = Duration::from_secs(300);
 
-/// Changes each time all sessions are revoked. A sign-in already under way notices the change and fails.
+/// A new generation begins each time all sessions, or all but one, are revoked. A sign-in already under way
+/// notices the new mark and fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation {
     pub(crate) mark: Mark,
@@ -70,7 +72,7 @@ pub(crate) struct Enrolment {
     pub(crate) purpose: Purpose,
     /// `None` keeps the entry's current label.
     pub(crate) label: Option<Arc<str>>,
-    /// The sessions that end in the same request. They do not count towards the limit.
+    /// The sessions that the same request ends. They do not count towards the limit.
     pub(crate) replacing: Vec<SessionId>,
     /// Whether the session must already be listed: true in strict mode, unless this is a new sign-in.
     pub(crate) must_be_listed: bool,
@@ -109,7 +111,7 @@ pub(crate) enum Purpose {
     SignIn,
     /// Another attempt at the same sign-in, because another request wrote the session first.
     Again,
-    /// A step-up: the session is already signed in and restarts its clocks.
+    /// A step-up: the session is already signed in, and its timeouts restart.
     StepUp,
     /// The session is already signed in and will live longer.
     LongerLife,
@@ -126,7 +128,7 @@ impl Purpose {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DirectoryRecord {
     pub(crate) tags: Tags,
-    /// `None` if the sessions have not been revoked all at once since the record was created.
+    /// `None` if, since the record was created, nobody has revoked all sessions or all but one.
     pub(crate) generation: Option<Generation>,
     /// Set if sessions were revoked while there was no record. Until this time, sessions that the record does
     /// not list may be alive.
@@ -284,9 +286,10 @@ impl DirectoryRecord {
         self.entries.insert(index.unwrap_or(self.entries.len()), entry);
     }
 
-    /// Returns how long the store keeps the record after this write: the longest of its sessions' lives, the
-    /// configured absolute timeout and the time that a sign-in may take, plus [`SKEW`]. The result is a
-    /// duration, so it does not depend on the clock of the process that writes.
+    /// Returns how long the store keeps the record after this write. This is the longest of three times, plus
+    /// [`SKEW`]: the longest life of a session in the record, the configured absolute timeout, and the time
+    /// that a sign-in may take. The result is a duration, so it does not depend on the clock of the process
+    /// that writes.
     pub(crate) fn ttl(&self, configured: Duration) -> Duration {
         let longest = self.entries.iter().map(|entry| entry.life).max();
         longest.unwrap_or_default().max(configured).max(SIGN_IN_WINDOW) + SKEW

@@ -1,9 +1,9 @@
 //! Revocation: sessions are marked in the directory record, then deleted, then removed from the record.
 //!
 //! A listed session's sign-in may not have been written yet. Before the session counts as ended, that write
-//! is prevented. An anonymous session is written again, so that the sign-in under way meets a conflict. If
-//! the session is missing, a tombstone is written under its id, because earlier releases list a session
-//! before they create it.
+//! must be prevented. An anonymous session is written again, so that the write fails with a conflict. If the
+//! session is missing, a tombstone is written under its id, because earlier releases list a session before
+//! they create it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(super) enum RevocationReason {
     Target(RevocationTarget),
     /// To make room for a sign-in.
     Limit,
-    /// To make room for a sign-in, because no request had used the sessions' cookies.
+    /// To make room for a sign-in. No request had used the sessions' cookies.
     Unconfirmed,
     /// An earlier revocation marked the sessions but could not delete them.
     Unfinished,
@@ -99,7 +99,7 @@ impl DirectoryHandle<'_> {
             if let DirectoryWrite::Written(written) = self.write(stored.as_ref(), record).await? {
                 let (ended, failure) = self.carry_out(written, &revoked, target).await;
                 if let RevocationTarget::AllExcept(_) = target {
-                    // Emitted even after a failure: the directory is written, so its next use ends the
+                    // Emitted even after a failure: the directory has been written, so its next use ends the
                     // remaining sessions.
                     let (actor, reason) =
                         (Actor(self.actor), RevocationReason::Target(target).as_str());
@@ -146,8 +146,8 @@ impl DirectoryHandle<'_> {
     /// Checks that the session to keep is alive. A session that was itself revoked in the meantime cannot
     /// revoke others.
     async fn check_kept(&self, kept: SessionId, record: &DirectoryRecord) -> Result<()> {
-        // If the session is neither listed nor revoked, it has ended, or the directory that listed it was
-        // lost.
+        // If the session is neither listed nor marked as revoked, it has ended, or the directory that listed
+        // it was lost.
         let is_alive = record.lists(kept)
             || (self.settings.options.directory != DirectoryMode::Strict
                 && !record.revoked().contains(&kept)
@@ -187,8 +187,8 @@ impl DirectoryHandle<'_> {
     }
 
     /// Ends sessions within `1 / divisor` of the time left, and returns those that have certainly ended. The
-    /// others stay revoked. The time is limited because a sign-in must not fail when the server that holds
-    /// another session is down. `record` provides the sessions' labels.
+    /// others stay marked as revoked. The time is limited because a sign-in must not fail when the server
+    /// that holds another session is down. `record` provides the sessions' labels.
     pub(super) async fn end_within_part(
         &self,
         ids: &HashSet<SessionId>,
@@ -204,8 +204,8 @@ impl DirectoryHandle<'_> {
         join_all(ends).await.into_iter().flatten().collect()
     }
 
-    /// Removes ended sessions from the record. If the write fails, they are removed at the directory's next
-    /// use.
+    /// Removes ended sessions from the record. If the write fails, they are removed when the directory is
+    /// next used.
     pub(super) async fn remove_entries(
         &self,
         snapshot: DirectorySnapshot,
@@ -238,7 +238,7 @@ impl DirectoryHandle<'_> {
         reason: RevocationReason,
         label: Option<&str>,
     ) -> Result<bool> {
-        // At any version, because every later version under this id belongs to this principal as well.
+        // Deletes any version, because every later version under this id belongs to this principal as well.
         let (deleted, in_doubt) = self.commands.delete(&session.key, None).await?;
         let was_alive = deleted == Deleted::Deleted || in_doubt;
         if was_alive {
@@ -256,8 +256,8 @@ impl DirectoryHandle<'_> {
         event::revoked(id, self.who(), Label(label), Actor(self.actor), reason.as_str());
     }
 
-    /// Makes sure that sessions that were found missing have ended and can no longer be created. Returns
-    /// those for which this is certain.
+    /// Makes sure that these missing sessions have ended and can no longer be created. Returns those for
+    /// which this is certain.
     pub(super) async fn ensure_ended(&self, missing: &[SessionId]) -> HashSet<SessionId> {
         let ended = missing.iter().map(async |id| {
             self.ensure_ended_unless(*id, |_| true).await.unwrap_or(false).then_some(*id)
@@ -312,8 +312,8 @@ impl DirectoryHandle<'_> {
         }
     }
 
-    /// Writes an anonymous session again, unchanged. A sign-in that has read the earlier version then meets a
-    /// conflict and enrols again. Returns `false` if another write came first.
+    /// Writes an anonymous session again with the same content. A sign-in that has read the earlier version
+    /// then runs into a conflict and enrols again. Returns `false` if another write came first.
     async fn write_again(&self, loaded: &Loaded) -> Result<bool> {
         let write = self.next_version(loaded)?;
         match self.commands.replace(&loaded.key, &write, &loaded.stored()).await? {
@@ -329,7 +329,7 @@ impl DirectoryHandle<'_> {
         Ok(Write { bytes, ttl: TOMBSTONE_TTL, tag })
     }
 
-    /// Returns the write of a session's next version, with the same content.
+    /// Returns a write that stores the session again with the same content and a new tag.
     fn next_version(&self, loaded: &Loaded) -> Result<Write> {
         let (tag, now) = (self.settings.tag()?, self.settings.now());
         let update = Update::plain(now, tag, &self.settings.options.lifetime);

@@ -9,15 +9,15 @@ use crate::record::token::SecretDigest;
 /// the request's own handle created, or the application itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Authority {
-    /// `None` if the application itself acts, which needs no secret. The principal was checked when the
+    /// `None` if the application itself acts. It needs no secret, because the principal was checked when the
     /// session was opened.
     secret: Option<HeldSecret>,
     principal: Option<Arc<str>>,
-    /// The browser has sent this secret back.
+    /// Whether the browser has sent this secret back.
     pub(crate) is_presented: bool,
 }
 
-/// A secret, and the value of [`Header::sign_ins`] while the secret was the session's current one.
+/// A secret, and the value that [`Header::sign_ins`] had while the secret was the session's current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct HeldSecret {
     digest: SecretDigest,
@@ -27,8 +27,8 @@ struct HeldSecret {
 /// Whether the secret that a request holds is still the session's secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SecretStatus {
-    /// The secret is the session's current one; or the application itself acts, and the session's principal
-    /// is unchanged.
+    /// Either the request holds the session's current secret, or the application itself acts and the
+    /// session's principal is unchanged.
     Current,
     /// Another request has rotated the secret.
     Rotated,
@@ -37,14 +37,14 @@ pub(crate) enum SecretStatus {
 }
 
 impl Authority {
-    /// The authority of a request that holds the secret whose digest is in this header.
+    /// Returns the authority of a request that holds the secret whose digest is in this header.
     pub(crate) fn of(header: &Header, is_presented: bool) -> Self {
         let secret = Some(HeldSecret { digest: header.digest, sign_ins: header.sign_ins });
         Self { secret, principal: header.principal.clone(), is_presented }
     }
 
-    /// The authority of the application over a session of this header's principal. This authority does not
-    /// depend on the session's secret.
+    /// Returns the application's authority over the session with this header. This authority lasts as long as
+    /// the session's principal stays the same, and does not depend on the secret.
     pub(crate) fn over(header: &Header) -> Self {
         Self { secret: None, principal: header.principal.clone(), is_presented: false }
     }

@@ -23,7 +23,7 @@ struct Intent<T> {
 /// The kinds of rotation without a sign-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rotation {
-    /// Requests under way with the older secret may still save values.
+    /// Requests under way with an older secret may still save values.
     Plain,
     /// Requests under way with an older secret lose the session, as after a sign-in.
     Superseding,
@@ -33,7 +33,8 @@ pub(crate) enum Rotation {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Changes {
     pub(crate) delta: Delta,
-    /// The handler destroyed the loaded session. All other changes belong to the session that follows.
+    /// Set if the handler destroyed the loaded session. All other changes then belong to the session that
+    /// follows.
     ended: Option<Intent<()>>,
     sign_in: Option<Intent<SignIn>>,
     rotate: Option<Intent<Rotation>>,
@@ -45,14 +46,16 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// Ends the loaded session and drops the changes made to it.
+    /// Records that the loaded session ends, and drops the changes made to it, except those that
+    /// [`Delta::start_over`] keeps.
     pub(crate) fn end(&mut self) {
         self.delta.start_over();
         let ended = Some(Intent { value: (), at: self.delta.mark() });
         *self = Self { delta: std::mem::take(&mut self.delta), ended, ..Self::default() };
     }
 
-    /// Signs in. Drops the changes made so far if a different principal was signed in.
+    /// Records a sign-in. If a different principal was signed in, first drops the changes to values made so
+    /// far, except those that [`Delta::start_over`] keeps.
     pub(crate) fn sign_in(&mut self, sign_in: &SignIn, loaded: Option<&Loaded>) {
         let signed_in = self.signed_in(loaded);
         if signed_in.is_some_and(|signed_in| *signed_in != sign_in.principal) {
@@ -82,8 +85,8 @@ impl Changes {
         *self = Self { delta: std::mem::take(&mut self.delta), ..Self::default() };
     }
 
-    /// Drops the changes up to a bookmark, because their commit failed. If `keeps_end`, a requested end of
-    /// the session stays pending.
+    /// Drops the changes up to a bookmark, because their commit failed. If `keeps_end` is set, a requested
+    /// end of the session stays pending.
     pub(crate) fn drop_until(&mut self, bookmark: u64, keeps_end: bool) {
         let ended = self.ended.take_if(|ended| keeps_end || ended.at > bookmark);
         let chosen = self.chosen;
@@ -107,7 +110,8 @@ impl Changes {
         self.rotate.take_if(|rotate| rotate.value == Rotation::Superseding);
     }
 
-    /// Drops the requested end of the session if it came before the bookmark, because it was carried out.
+    /// Drops the request to end the session if it was made up to this bookmark, because it has been carried
+    /// out.
     pub(crate) fn forget_end(&mut self, bookmark: u64) {
         taken(&mut self.ended, bookmark);
     }
@@ -167,7 +171,7 @@ impl Changes {
         self.sign_in.as_ref().map(|intent| &intent.value)
     }
 
-    /// Returns whether this request signs in or steps up.
+    /// Returns how this request authenticates the user: by a sign-in, by a step-up, or not at all.
     pub(crate) fn proof(&self) -> Authentication<'_> {
         match self.signing_in() {
             None => Authentication::None,
@@ -186,7 +190,7 @@ impl Changes {
         own.or(self.chosen.1.filter(|_| matches!(self.proof(), Authentication::SignIn(_))))
     }
 
-    /// Returns whether requests under way with an older secret lose the session.
+    /// Returns whether this request makes a superseding rotation.
     pub(crate) fn supersedes(&self) -> bool {
         self.rotate.as_ref().is_some_and(|intent| intent.value == Rotation::Superseding)
     }
@@ -296,8 +300,8 @@ impl Changes {
         let differs = || if is_lost { view.matters_to(values) } else { view.differs_from(values) };
         plan::decide(Situation {
             session,
-            // A `transact` may change anything. After the response has been sent, the record that the handle
-            // has read is too old for a comparison.
+            // The function passed to `transact` may change anything. After the response has been sent, the
+            // record that the handle has read is too old for a comparison.
             changed: decides
                 || (outlived
                     && loaded.is_some()
@@ -324,15 +328,15 @@ fn taken<T>(intent: &mut Option<Intent<T>>, bookmark: u64) -> Option<T> {
 pub(crate) struct RequestFacts<'a> {
     pub(crate) loaded: Option<&'a Loaded>,
     pub(crate) session: KnownSession,
-    /// The request presented several valid tokens.
+    /// Whether the request presented several valid tokens.
     pub(crate) several: bool,
     /// What the request asks for, apart from changes to values.
     pub(crate) wants: Requested,
-    /// The commit runs a decision, such as the function passed to `transact`.
+    /// Whether the commit runs a decision, such as the function passed to `transact`.
     pub(crate) decides: bool,
-    /// The response has been sent.
+    /// Whether the response has been sent.
     pub(crate) outlived: bool,
-    /// The view could not be recomputed from the newest record that was read.
+    /// Whether the view could not be recomputed from the newest record that was read.
     pub(crate) is_stale: bool,
     pub(crate) refresh: Refresh,
     pub(crate) failed: bool,

@@ -8,14 +8,14 @@
 //! | type | content |
 //! |---|---|
 //! | 1 | the secret's digest, 32 bytes |
-//! | 2 | created, last seen, idle deadline, absolute deadline: four LEB128 numbers, milliseconds since 1970 |
-//! | 3 | authenticated: LEB128, milliseconds since 1970 |
-//! | 4 | chosen lifetime: idle and absolute as LEB128 in milliseconds, persistence as one byte |
+//! | 2 | when the session was created and last used, and its idle and absolute deadlines: four LEB128 numbers, milliseconds since 1970 |
+//! | 3 | when the user last authenticated: LEB128, milliseconds since 1970 |
+//! | 4 | the lifetime set for this session: idle and absolute timeout as LEB128 in milliseconds, persistence as one byte |
 //! | 5 | principal, UTF-8 |
 //! | 6 | the number of sign-ins, step-ups and `revoke_others` calls: LEB128 |
 //! | 7 | the tags of up to seven earlier writes, newest first |
-//! | 8 | the time after which the session cannot be extended: LEB128, milliseconds since 1970 |
-//! | 9 | empty; present if the browser has not yet sent back the cookie of the last sign-in |
+//! | 8 | the time limit set with `Session::end_by`: LEB128, milliseconds since 1970 |
+//! | 9 | empty; present if new sign-ins are rejected at the limit on concurrent sessions, and the browser has not yet sent back the cookie from the last sign-in |
 //! | 32 | a value: flags (1 byte), length of the key (LEB128), key (UTF-8), the value as JSON |
 //!
 //! Values come last and in ascending order of their keys. Fields of unknown types are kept unchanged, so an
@@ -42,7 +42,7 @@ use crate::record::values::{Entry, Item, Values};
 use crate::record::values::{Items, Value};
 use crate::store::{Kind, TAG_LEN};
 
-/// The usual maximum size of the header of a signed-in session, in bytes.
+/// A size in bytes that the header of a signed-in session rarely exceeds.
 const HEADER_SIZE: usize = 256;
 
 const DIGEST: u8 = 1;
@@ -55,11 +55,11 @@ const END_BY: u8 = 8;
 const UNCONFIRMED: u8 = 9;
 const VALUE: u8 = 32;
 
-/// The deadline of a tombstone. Every clock is past it.
+/// The deadline of a tombstone. It is in the past for every clock.
 pub(crate) const TOMBSTONE_DEADLINE: Millis = Millis(0);
 
-/// Returns a tombstone: an expired record without a principal, which reserves a session id. No known secret has its
-/// digest.
+/// Returns a tombstone: an expired record without a principal, which occupies a session id. Its digest
+/// matches no known secret.
 pub(crate) fn tombstone(tag: Tag, now: Millis) -> Bytes {
     let digest = SecretDigest::from_bytes([0; SecretDigest::LEN]);
     let mut header = Header::new(digest, now, &Lifetime::default(), tag);
@@ -129,7 +129,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Adds a value. Returns `None` if its key does not come after the previous one.
+    /// Adds a value. Returns `None` if its key does not come after the previous key.
     fn push(&mut self, entry: Entry, bytes: &[u8]) -> Option<()> {
         if let Some(previous) = self.entries.last() {
             (bytes[previous.key()] < bytes[entry.key()]).then_some(())?;

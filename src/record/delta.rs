@@ -62,7 +62,7 @@ pub(crate) struct Delta {
     /// The changes by key. No list is empty.
     keys: SmallMap<KeyChanges>,
     /// The sequence number of the change that removed all values of the record, if there was one. That change
-    /// comes before the changes in `keys`.
+    /// is applied before the changes in `keys`.
     cleared: Option<u64>,
     made: u64,
     view: View,
@@ -90,7 +90,7 @@ impl Delta {
         changes.chain(self.cleared).filter(|number| *number > bookmark).count()
     }
 
-    /// Returns the functions that were dropped since the last call.
+    /// Returns the functions that have been dropped since the last call.
     pub(crate) fn take_dropped(&mut self) -> Dropped {
         std::mem::take(&mut self.dropped)
     }
@@ -120,8 +120,8 @@ impl Delta {
         changes.any(|(number, _)| *number <= bookmark)
     }
 
-    /// Records that this key's value was taken before its other changes, because the removed value had been stored
-    /// in the meantime.
+    /// Records that the value `seen` was taken from this key before the key's other changes. It was taken
+    /// while a commit was storing it, so the record now contains it.
     pub(crate) fn taken_early(&mut self, key: Name, seen: Bytes) {
         if let Some((number, _)) = self.keys.get(&key).and_then(|changes| changes.first()) {
             let taken = (*number, Change::Take { seen });
@@ -143,8 +143,8 @@ impl Delta {
     }
 
     /// Drops all changes except taken values and flash messages. The commit must still check that the taken
-    /// values are unchanged, and flash messages are shown on the next page even if a different principal has
-    /// signed in.
+    /// values are unchanged, and flash messages are shown on the next page even if the session has ended or a
+    /// different principal has signed in.
     pub(crate) fn start_over(&mut self) {
         self.reset(|change| !change.is_take() && !change.is_append());
         // The remaining changes call no function, so this cannot fail.
@@ -285,7 +285,7 @@ impl View {
         }
     }
 
-    /// Fails if the changed values alone would exceed the size limit of a record.
+    /// Fails if, with this value, the changed values alone would exceed the size limit of a record.
     pub(crate) fn check_room(&self, key: &str, value: &Value, max: usize) -> Result<()> {
         let replaced = self.slots.get(key).map_or(0, |slot| room(key, slot.as_ref()));
         if self.size - replaced + room(key, Some(value)) <= max {
@@ -604,7 +604,7 @@ mod tests {
         append(&mut delta, &none, "a");
         append(&mut delta, &none, "b");
         delta.clear();
-        // Both functions are returned. The text is not, because dropping it runs no application code.
+        // Both functions are returned. The plain value is not, because dropping it runs no application code.
         assert_eq!((held(&mut delta), delta.pending_after(0)), (2, 1));
         append(&mut delta, &none, "a");
         delta.forget(delta.made());
@@ -617,7 +617,7 @@ mod tests {
     }
 
     proptest! {
-        /// Covers changed values before, between and after those of the record.
+        /// Covers changed values whose keys come before, between and after those in the record.
         #[test]
         fn view_lists_changed_and_unchanged_values_in_order_of_keys(
             stored in prop::collection::btree_map("[a-f]{1,2}", any::<bool>(), 0..20),

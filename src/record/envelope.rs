@@ -1,4 +1,5 @@
-//! The parts that all records have in common: the write tags, the format, the kind, and fields with a length.
+//! The parts that all records have in common: the write tags, the format, the kind, and length-prefixed
+//! fields.
 
 use std::ops::Range;
 
@@ -64,7 +65,7 @@ pub(crate) fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
     field.replace(value).is_none().then_some(())
 }
 
-/// A reader over a part of the record. Its methods return `None` if that part ends too early.
+/// A reader for a part of the record. Its methods return `None` if that part ends too early.
 pub(crate) struct Reader<'a> {
     /// The record up to the end of the part.
     bytes: &'a [u8],
@@ -138,7 +139,7 @@ impl<'a> Reader<'a> {
         rest
     }
 
-    /// Returns the result of `read` if it reads all bytes.
+    /// Returns the result of `read` if that function reads all remaining bytes.
     pub(crate) fn whole<T>(&mut self, read: impl Fn(&mut Self) -> Option<T>) -> Option<T> {
         let value = read(self)?;
         self.is_at_end().then_some(value)

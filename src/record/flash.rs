@@ -1,4 +1,4 @@
-//! Flash messages, and the list in a record that holds them.
+//! Flash messages, and the list that holds them in a record.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +31,7 @@ pub enum Level {
     Info,
     /// An action succeeded.
     Success,
-    /// The user should pay attention.
+    /// Something needs the user's attention.
     Warning,
     /// An action failed.
     Error,
@@ -71,7 +71,7 @@ impl Serialize for Level {
     }
 }
 
-/// Deserialises from the name. An unknown name becomes [`Info`](Level::Info).
+/// Deserialises a level from its name. An unknown name becomes [`Info`](Level::Info).
 impl<'de> Deserialize<'de> for Level {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|name| Self::named(&name))

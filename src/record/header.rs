@@ -16,17 +16,17 @@ pub(crate) struct Header {
     pub(crate) tags: Tags,
     pub(crate) digest: SecretDigest,
     pub(crate) clocks: Clocks,
-    /// The limits that were set for this session alone, if any.
+    /// The lifetime set with `Session::set_lifetime`, if any.
     pub(crate) chosen: Option<Chosen>,
-    /// The time after which the session cannot be extended, if one was set.
+    /// The time limit set with `Session::end_by`, if any.
     pub(crate) end_by: Option<Millis>,
     pub(crate) principal: Option<Arc<str>>,
-    /// The number of sign-ins, step-ups and `revoke_others` calls in this session. If this number is
-    /// unchanged, the secret has only been rotated, and changes made with the old secret are still merged.
-    /// Otherwise they are not.
+    /// The number of sign-ins, step-ups and `revoke_others` calls in this session. While this number is
+    /// unchanged, the secret has at most been rotated: a request with the old secret can still save values
+    /// until its response has been sent. Once the number has changed, it cannot.
     pub(crate) sign_ins: u32,
-    /// The browser has not yet sent back the cookie from the last sign-in. Recorded only if the limit on
-    /// concurrent sessions rejects new sign-ins.
+    /// Whether the browser has not yet sent back the cookie from the last sign-in. Recorded only if the limit
+    /// on concurrent sessions rejects new sign-ins.
     pub(crate) is_unconfirmed: bool,
     /// Fields that a later release wrote, kept unchanged.
     pub(crate) unknown: Vec<(u8, Bytes)>,
@@ -52,12 +52,12 @@ impl Header {
         self.chosen.map_or(*configured, |chosen| configured.with_limits_of(chosen))
     }
 
-    /// Returns whether this lifetime differs from the session's own.
+    /// Returns whether this lifetime, if there is one, differs from the session's own.
     pub(crate) fn differs_in_lifetime(&self, lifetime: Option<Lifetime>) -> bool {
         lifetime.is_some_and(|lifetime| self.chosen != Some(lifetime.into()))
     }
 
-    /// Returns whether this time limit differs from the one that was set for the session.
+    /// Returns whether this time limit, if there is one, differs from the one that was set for the session.
     pub(crate) fn differs_in_end(&self, end_by: Option<Millis>) -> bool {
         end_by.is_some_and(|end_by| self.end_by != Some(end_by))
     }
@@ -73,7 +73,8 @@ impl Header {
         let has_other_limits = is_other || self.differs_in_end(update.end_by);
         let chosen = update.lifetime.map(Into::into);
         if matches!(update.proof, Authentication::SignIn(_)) {
-            // A sign-in starts from the configured lifetime, unless this request sets a different one.
+            // A sign-in starts with the configured lifetime and without a time limit, unless this request
+            // sets its own.
             (header.chosen, header.end_by) = (chosen, update.end_by);
         } else {
             (header.chosen, header.end_by) =
@@ -123,10 +124,11 @@ pub(crate) struct Update<'a> {
     /// The digest of the new secret, if there is one.
     pub(crate) digest: Option<SecretDigest>,
     pub(crate) lifetime: Option<Lifetime>,
-    /// The time after which the session cannot be extended, if the request sets one.
+    /// The time limit that the request sets with `Session::end_by`, if any.
     pub(crate) end_by: Option<Millis>,
     pub(crate) proof: Authentication<'a>,
-    /// Whether requests under way with an older secret lose the session.
+    /// Whether the new secret comes from a superseding rotation, so that requests under way with an older
+    /// secret lose the session.
     pub(crate) supersedes: bool,
     /// The new value of [`Header::is_unconfirmed`]. `None` leaves it unchanged.
     pub(crate) is_unconfirmed: Option<bool>,
@@ -135,7 +137,7 @@ pub(crate) struct Update<'a> {
 }
 
 impl<'a> Update<'a> {
-    /// An update that changes only the header's tag.
+    /// Returns an update that changes only the header's tags.
     pub(crate) fn plain(now: Millis, tag: Tag, configured: &'a Lifetime) -> Self {
         Self {
             now,

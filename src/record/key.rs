@@ -29,8 +29,8 @@ use serde::Serialize;
 /// # }
 /// ```
 ///
-/// Any name is allowed, but its length counts towards the size of the record. A key that is created at run
-/// time is passed by reference:
+/// Use any name except `unsticky.flash` and `unsticky.csrf`, which the crate uses itself. A name's length
+/// counts towards the size of the record. A key that is created at run time is passed by reference:
 ///
 /// ```
 /// use unsticky::{Key, Session};
@@ -142,8 +142,8 @@ impl<T> Key<T> {
         RuntimeKey { name: name.into(), survives_sign_in: false, value: PhantomData }
     }
 
-    /// Keeps the value when an anonymous user signs in. By default, the value is dropped unless the request
-    /// that signs the user in has written it.
+    /// Keeps the value when an anonymous user signs in. By default, the value is dropped, unless the request
+    /// that signs the user in wrote it.
     ///
     /// An attacker who plants a session in a victim's browser can also plant values in that session. A
     /// shopping cart is worth that risk. A `return_to` URL or a half-finished change of an email address is
@@ -169,7 +169,7 @@ impl<T> RuntimeKey<T> {
     }
 }
 
-/// A key of a session value: a [`Key`], or a reference to a [`RuntimeKey`].
+/// A key for a session value: a [`Key`], or a reference to a [`RuntimeKey`].
 ///
 /// The trait is sealed: you cannot implement it.
 pub trait AsKey: sealed::Sealed {
@@ -183,7 +183,7 @@ pub trait AsKey: sealed::Sealed {
     fn survives(&self) -> bool;
 }
 
-/// A value that can be stored under a key of `T`: a `T` itself, or a `str` under a key of `String`.
+/// A value that can be stored under a `Key<T>`: a `T` itself or, if the key is a `Key<String>`, a `str`.
 ///
 /// [`Session::insert`](crate::Session::insert) accepts such values. The trait is sealed: you cannot implement it.
 #[diagnostic::on_unimplemented(

@@ -1,4 +1,4 @@
-//! The lifetime of a session. Pure arithmetic: the current time is always an argument.
+//! The lifetime of a session. Pure arithmetic: the current time is always passed as an argument.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::clock::{Millis, millis};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Persistence {
-    /// The cookie's `Max-Age` is the time until the absolute timeout, so the session survives a browser
-    /// restart. The default.
+    /// The cookie's `Max-Age` is the time until the absolute timeout, up to [`Lifetime::MAX_COOKIE_AGE`], so
+    /// the session survives a browser restart. This is the default.
     #[default]
     Persistent,
     /// The cookie has no `Max-Age`, so it is deleted when the browser is closed. The server still applies
@@ -27,7 +27,7 @@ pub enum Persistence {
 /// - **absolute timeout**: the session expires this long after the sign-in, or after its creation if no user has
 ///   signed in, even if it is in use.
 ///
-/// Signing in again restarts both timeouts.
+/// Signing in again restarts both timeouts, and so does a [step-up](crate::Session::step_up).
 ///
 /// Extending the idle timeout costs a write, so not every use extends it. A request that only reads extends
 /// the idle timeout if at least [`refresh_after`](Self::refresh_after) has passed since the last extension. A
@@ -135,9 +135,9 @@ impl Lifetime {
 
     /// Sets how much time must have passed since the last extension before a read extends the idle timeout again.
     ///
-    /// Default: one minute or a tenth of the idle timeout, whichever is shorter. Durations longer than half
-    /// of the idle timeout are reduced to that. With the default and an idle timeout of at least ten minutes,
-    /// a session that is read constantly costs at most one write per minute.
+    /// Default: one minute or a tenth of the idle timeout, whichever is shorter. A duration longer than half
+    /// the idle timeout is reduced to half the idle timeout. With the default and an idle timeout of at least
+    /// ten minutes, a session that is read constantly costs at most one write per minute.
     #[doc(alias("TtlExtensionPolicy", "touch"))]
     #[must_use]
     pub const fn refresh_after(self, duration: Duration) -> Self {
@@ -158,7 +158,7 @@ impl Lifetime {
         self.absolute
     }
 
-    /// Returns how long the browser keeps the cookie.
+    /// Returns the setting that determines how long the browser keeps the cookie.
     #[must_use]
     pub const fn persistence(&self) -> Persistence {
         self.persistence
@@ -170,7 +170,8 @@ impl Lifetime {
             .min(self.idle / 2)
     }
 
-    /// Returns the same refresh policy with the timeouts that were set for one session.
+    /// Returns this lifetime with the timeouts and the persistence that were set for one session. The refresh
+    /// policy stays the same.
     pub(crate) fn with_limits_of(self, chosen: Chosen) -> Self {
         Self {
             idle: within_bounds(Duration::from_millis(chosen.idle)),
@@ -208,7 +209,7 @@ const fn within_bounds(duration: Duration) -> Duration {
     }
 }
 
-/// The timeouts that were set for one session, as stored.
+/// The timeouts and the persistence that were set for one session, as stored. Timeouts are in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Chosen {
     pub(crate) idle: u64,
@@ -257,7 +258,7 @@ impl Clocks {
         now >= self.deadline()
     }
 
-    /// Returns how long the store keeps the record. Never zero, which would mean "for ever".
+    /// Returns how long the store keeps the record. Never zero, because zero would mean "forever".
     pub(crate) fn ttl(&self, now: Millis) -> Duration {
         self.deadline().since(now).max(Duration::from_millis(1))
     }
@@ -267,15 +268,15 @@ impl Clocks {
         self.absolute_deadline.since(now).min(Lifetime::MAX_COOKIE_AGE)
     }
 
-    /// Returns whether a read extends the idle timeout, which costs a write.
+    /// Returns whether a request that only reads must extend the idle timeout, which costs a write.
     pub(crate) fn refresh_due(&self, now: Millis, lifetime: &Lifetime) -> bool {
         now.since(self.last_seen) >= lifetime.refresh_threshold()
             // An extension has no effect if the absolute timeout already comes first.
             && self.idle_deadline < self.absolute_deadline
     }
 
-    /// Records a use of the session. Never shortens the timeout, because another process's clock may be
-    /// ahead.
+    /// Records a use of the session. Never shortens the timeout, even if an earlier use was recorded by a
+    /// process whose clock is ahead.
     pub(crate) fn used(&mut self, now: Millis, lifetime: &Lifetime) {
         self.last_seen = self.last_seen.max(now);
         self.idle_deadline = self.idle_deadline.max(now.plus(lifetime.idle));
@@ -294,8 +295,8 @@ impl Clocks {
         self.absolute_deadline = self.absolute_deadline.min(end);
     }
 
-    /// Applies a different lifetime. The absolute timeout still counts from the sign-in, or from the creation
-    /// if no user has signed in.
+    /// Applies a different lifetime. The absolute timeout still counts from the sign-in, or from the
+    /// session's creation if no user has signed in.
     pub(crate) fn limits_changed(&mut self, now: Millis, lifetime: &Lifetime) {
         let began = self.authenticated.unwrap_or(self.created).max(self.created);
         self.last_seen = self.last_seen.max(now);

@@ -27,8 +27,8 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Creates the session for a request that holds its secret or only looks at it. `is_presented` means that
-    /// the browser has sent the secret.
+    /// Creates a loaded session for a request that holds the session's secret or only looks at the session.
+    /// `is_presented` means that the browser has sent the secret.
     pub(crate) fn new(
         id: SessionId,
         key: StoreKey,
@@ -66,13 +66,13 @@ impl Loaded {
         Stored::new(self.record.values.source().clone(), self.version)
     }
 
-    /// Returns whether the request's secret was still valid when the session was read.
+    /// Returns the status that the request's secret had when the session was read.
     pub(crate) fn secret_status(&self) -> SecretStatus {
         self.authority.status_on(&self.record.header)
     }
 }
 
-/// A session that a request has lost, because it ended or another request replaced its secret.
+/// A session that a request has lost, because the session ended or another request replaced its secret.
 #[derive(Debug, Clone)]
 pub(crate) struct Lost {
     /// The session as it was last read. A sign-out can still end it.
@@ -82,7 +82,7 @@ pub(crate) struct Lost {
 }
 
 impl Lost {
-    /// Returns the reason for the loss, as far as this request can tell at this time.
+    /// Returns the reason for the loss, as far as this request can tell at the time `now`.
     pub(crate) fn loss(&self, now: Millis) -> Loss {
         match self.is_gone {
             false => Loss::Superseded,
@@ -96,13 +96,13 @@ impl Lost {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Loss {
-    /// Another request replaced the secret, for example by a rotation, a new lifetime or a sign-in. The
-    /// browser has the new cookie, so the client can connect again.
+    /// Another request replaced the secret, for example by rotating it, by changing the lifetime or by
+    /// signing in. The browser has the new cookie, so the client can connect again.
     Superseded,
     /// The session has expired, according to the deadline that this handle knew: it reached its idle timeout or its
     /// absolute timeout. The user must sign in again.
     Expired,
-    /// The user signed out, the session was revoked, another user signed in with the same browser, or the
+    /// The user signed out, the session was revoked, another user signed in using the same browser, or the
     /// store lost the record. The user must sign in again.
     Ended,
 }

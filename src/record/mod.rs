@@ -1,5 +1,5 @@
 //! The data that is stored for a session, and the decisions based on it. The code is pure: it reads no clock,
-//! sends nothing and is not async.
+//! does no I/O and is not async.
 
 pub(crate) mod authority;
 pub(crate) mod changes;

@@ -17,12 +17,12 @@ pub(crate) struct Situation {
     pub(crate) new_secret: bool,
     /// The handler asked for a change that is allowed only with the session's current secret.
     pub(crate) needs_current_secret: bool,
-    /// The request presented several valid tokens. It counts as anonymous, or uses a session that it has
+    /// The request presented several valid tokens. It is treated as anonymous, or uses a session that it has
     /// created itself.
     pub(crate) several: bool,
     /// Whether the use of the session is written to the store.
     pub(crate) refresh: Refresh,
-    /// The handler failed, so its changes are not stored.
+    /// The handler failed, so only its sign-out or `destroy` is carried out.
     pub(crate) failed: bool,
 }
 
@@ -70,7 +70,8 @@ pub(crate) enum Plan {
     Nothing,
     /// Remove the browser's invalid cookie.
     Forget,
-    /// Reject the changes, because their session is gone.
+    /// Reject the changes, because the request has lost its session, or no longer holds the secret that they
+    /// require.
     Gone,
     /// Create a new session.
     Create,
@@ -82,12 +83,13 @@ pub(crate) enum Plan {
     Delete,
     /// End the presented sessions, then create a new one.
     DeleteThenCreate,
-    /// Create a new session, then end the presented ones. With this order, a rejected write changes nothing.
+    /// Create a new session, then end the presented ones. In this order, a failure to create the session
+    /// leaves the presented ones alive.
     CreateThenDelete,
 }
 
 impl Plan {
-    /// Returns whether the plan makes a new secret, so that a cookie must be sent.
+    /// Returns whether the plan creates a new secret, so that a cookie must be sent.
     pub(crate) fn sends_token(self) -> bool {
         matches!(
             self,
@@ -140,7 +142,7 @@ pub(crate) fn decide(situation: Situation) -> Plan {
         KnownSession::Lost if changed || needs_current_secret => Plan::Gone,
         KnownSession::Lost => Plan::Nothing,
         KnownSession::Current if proof == SignInTarget::Other => Plan::CreateThenDelete,
-        // Another request has replaced that session's secret, so the sign-in gets its own session.
+        // Another request has rotated the session's secret, so the sign-in gets a session of its own.
         KnownSession::Rotated if signs_in => Plan::Create,
         KnownSession::Current if proof != SignInTarget::None => Plan::Save { new_secret: true },
         KnownSession::Current if changed || new_secret => Plan::Save { new_secret },
@@ -226,9 +228,9 @@ impl EndReason {
 
 /// Returns whether the request may end the session in its current state.
 ///
-/// A sign-out ends the session if the session still belongs to the same principal, even after a step-up. It
-/// never ends a session that belongs to a different principal. A sign-in replaces the session only if the
-/// request holds its current secret.
+/// A sign-out ends the session if the session still belongs to the same principal, even after a step-up in
+/// another request. A sign-out never ends a session that belongs to a different principal. A sign-in replaces
+/// the session only if the request holds the session's current secret.
 pub(crate) fn ends(why: EndReason, authority: &Authority, header: &Header) -> bool {
     match (authority.status_on(header), why) {
         (SecretStatus::Current, _) | (SecretStatus::Rotated, EndReason::SignOut) => true,
@@ -250,9 +252,9 @@ mod tests {
 
     /// The plan for every situation. `-` matches any value, `.` matches "no".
     ///
-    /// Columns: `F`ailed; session (`n`othing, `f`orgettable, `o`: its own secret is current, `r`otated, `l`ost);
-    /// `S`everal tokens; `E`nded; sign-in (`H`ere, as `A`nother principal, `S`tep-up); `C`hanged; `N`ew secret;
-    /// needs its `O`wn secret; refresh (`D`ue, `C`onfirms).
+    /// Columns: `F`ailed; session (`n`othing, `f`orgettable, `o`: the request's own secret is current,
+    /// `r`otated, `l`ost); `S`everal tokens; `E`nded; sign-in (`H`ere, as `A`nother principal, `S`tep-up);
+    /// `C`hanged; `N`ew secret; needs its `O`wn secret; refresh (`D`ue, `C`onfirms).
     const TABLE: &[(&str, Plan)] = &[
         // A failed request stores nothing, but its sign-out is carried out.
         ("F [orl] - E - - - - -", Plan::Delete),

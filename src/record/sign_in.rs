@@ -11,18 +11,18 @@ use crate::store::{Store, StoreKey, Stored};
 /// The maximum length of a label, in bytes.
 pub(crate) const LABEL_BYTES: usize = 128;
 
-/// The maximum time from the beginning of a sign-in to its commit, and therefore also the time for which a
-/// directory remembers a revocation of all sessions.
+/// The maximum time from a call to `begin_sign_in` to the sign-in's commit. A directory record is therefore
+/// kept for at least this long after each write, so that it remembers a revocation of all sessions.
 pub(crate) const SIGN_IN_WINDOW: Duration = Duration::from_secs(60 * 60);
 
-/// The time for which a sign-in uses the directory record that it read at its beginning, without reading the
-/// record again.
+/// How long a sign-in may use the directory record that `begin_sign_in` read, without reading the record
+/// again.
 const YOUNG: Duration = Duration::from_secs(10);
 
 /// The maximum size in bytes of a directory record that a sign-in keeps in memory.
 pub(crate) const KEPT_BYTES: usize = 16 * 1024;
 
-/// Identifies a directory's last revocation of all sessions.
+/// Identifies the last time that all sessions in a directory, or all but one, were revoked.
 pub(crate) type Mark = [u8; 8];
 
 /// The maximum length of a principal in bytes, enough for account ids and email addresses.
@@ -35,8 +35,8 @@ pub(crate) fn checked_principal(principal: &str) -> Result<()> {
     }
 }
 
-/// A sign-in with options, for [`Session::sign_in_with`](crate::Session::sign_in_with): a label, or a
-/// beginning before the password was verified.
+/// A sign-in with options, for [`Session::sign_in_with`](crate::Session::sign_in_with). It can have a label,
+/// and it can begin before the password is verified.
 ///
 /// A `SignIn` from [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) keeps in memory the
 /// directory record that was read, unless the record is larger than 16 KiB.
@@ -67,24 +67,26 @@ pub struct SignIn {
     pub(crate) principal: Arc<str>,
     pub(crate) label: Option<Arc<str>>,
     pub(crate) begun: Option<SignInStart>,
-    /// The signed-in user has authenticated again, so the session must still exist.
+    /// Whether this is a step-up: the signed-in user has authenticated again, so the session must still
+    /// exist.
     pub(crate) is_step_up: bool,
 }
 
-/// The state of the directory when a sign-in began.
+/// What [`Directory::begin_sign_in`](crate::Directory::begin_sign_in) remembers about the directory.
 #[derive(Debug, Clone)]
 pub(crate) struct SignInStart {
-    /// The mark of the last revocation of all sessions; `None` if there was none.
+    /// The directory's mark, or `None` if it had none.
     pub(crate) mark: Option<Mark>,
     pub(crate) at: Millis,
-    /// The directory record that was read, unless it is large.
+    /// The directory record that was read, unless it is larger than [`KEPT_BYTES`].
     pub(crate) directory: Option<BegunDirectory>,
 }
 
-/// A directory record that was read when a sign-in began.
+/// The directory record that `begin_sign_in` read.
 #[derive(Debug, Clone)]
 pub(crate) struct BegunDirectory {
-    /// Used only for comparison. Weak, so that a `SignIn` does not keep the store alive.
+    /// The store from which the record was read. Used only for comparison. Weak, so that a `SignIn` does not
+    /// keep the store alive.
     pub(crate) store: Weak<dyn Store>,
     pub(crate) key: StoreKey,
     /// The stored record, or `None` if there was none.

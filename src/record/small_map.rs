@@ -7,10 +7,12 @@ use smallvec::SmallVec;
 
 use crate::record::key::Name;
 
-/// The number of entries stored without an allocation. Most requests that change values change one key.
+/// The maximum number of entries stored without an allocation. Most requests that change values change one
+/// key.
 const IN_PLACE: usize = 1;
 
-/// The number of entries stored as a list. Larger maps are trees, because inserting into a long list is slow.
+/// The maximum number of entries stored as a list. Larger maps are trees, because inserting into a long list
+/// is slow.
 const LISTED: usize = 16;
 
 /// Values by key, in ascending order of the keys.

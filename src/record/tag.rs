@@ -1,10 +1,11 @@
-//! Write tags: random numbers that identify a write.
+//! Write tags: random numbers that each identify a write.
 
 use crate::store::TAG_LEN;
 
 /// The random number that a write puts at the beginning of the record.
 ///
-/// The tag identifies the write, so reading the record shows whether an in-doubt write was applied.
+/// The tag identifies the write. As long as the record remembers the tag, reading the record shows whether an
+/// in-doubt write was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag(pub(crate) [u8; TAG_LEN]);
 

@@ -78,7 +78,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// The error for a text that is not a [`SessionId`].
+/// The error returned for a string that is not a [`SessionId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a session id")]
 #[non_exhaustive]
@@ -129,21 +129,21 @@ impl Secret {
         Ok(Self(bytes))
     }
 
-    /// Returns the digest for a cookie with this name.
+    /// Returns the digest of this secret for a cookie with this name.
     pub(crate) fn digest(&self, cookie_name: &str) -> SecretDigest {
         SecretDigest(digest_under(cookie_name, &self.0))
     }
 }
 
-/// Returns the SHA-256 hash over the length of the cookie's name (8 bytes, big-endian), the cookie's name,
-/// and `content`. A token is therefore valid under one cookie name only.
+/// Returns the SHA-256 hash of the length of the cookie's name (8 bytes, big-endian), the cookie's name, and
+/// `content`. A token is therefore valid under one cookie name only.
 pub(crate) fn digest_under(cookie_name: &str, content: &[u8]) -> [u8; 32] {
     let length = u64::try_from(cookie_name.len()).unwrap_or(u64::MAX);
     let name = Sha256::new().chain_update(length.to_be_bytes()).chain_update(cookie_name);
     name.chain_update(content).finalize().into()
 }
 
-/// Returns the digest of [`digest_under`] in base64url: 43 characters.
+/// Returns the digest from [`digest_under`] as 43 characters of base64url.
 pub(crate) fn encoded_digest(cookie_name: &str, content: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(digest_under(cookie_name, content))
 }
@@ -219,7 +219,7 @@ impl fmt::Debug for Token {
 /// Decodes exactly `N` bytes. The alphabet, the length and the trailing bits must be correct, so that each
 /// value has only one text form.
 fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    // base64 needs room for its own estimate of the length, which may be a little too high.
+    // The `base64` crate needs room for its own estimate of the length, which may be a little too high.
     let mut buffer = [0; TOKEN_BYTES + 3];
     let length = URL_SAFE_NO_PAD.decode_slice(text, &mut buffer).ok()?;
     buffer.get(..length)?.try_into().ok()

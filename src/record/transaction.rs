@@ -11,7 +11,8 @@ use crate::record::json::{decoded, encoded, text};
 use crate::record::key::{AsKey, Name, StoredAs};
 use crate::record::values::{Value, Values};
 
-/// Gives access to the values of the stored record inside [`Session::transact`](crate::Session::transact).
+/// Gives the function passed to [`Session::transact`](crate::Session::transact) access to the values of the
+/// stored record.
 pub struct Transaction<'a> {
     base: &'a Values,
     view: &'a mut View,
@@ -36,7 +37,7 @@ impl<'a> Transaction<'a> {
         self.view.get(self.base, name).map(|value| decoded(name, &value.bytes)).transpose()
     }
 
-    /// Returns `true` if the key has a value of any type.
+    /// Returns `true` if the key has a value, whatever its type.
     #[must_use]
     pub fn contains(&self, key: impl AsKey) -> bool {
         self.view.get(self.base, key.name()).is_some()
@@ -63,8 +64,8 @@ impl<'a> Transaction<'a> {
     /// # Errors
     ///
     /// [`Encode`](crate::ErrorKind::Encode) if the value cannot be encoded, or [cannot be decoded
-    /// again](crate::Key#values). [`TooLarge`](crate::ErrorKind::TooLarge) if the values changed so far would exceed
-    /// the [maximum size of a record](crate::Builder::max_record_bytes).
+    /// again](crate::Key#values). [`TooLarge`](crate::ErrorKind::TooLarge) if, with this value, the values
+    /// changed so far would exceed the [maximum size of a record](crate::Builder::max_record_bytes).
     pub fn insert<K, V>(&mut self, key: K, value: &V) -> Result<()>
     where
         K: AsKey,
@@ -78,7 +79,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Removes the value of a key. No effect if the key has no value.
+    /// Removes the value of a key. Has no effect if the key has no value.
     pub fn remove(&mut self, key: impl AsKey) {
         self.view.put(key.to_name(), None);
     }
@@ -104,8 +105,8 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     ///
-    /// [`Decode`](crate::ErrorKind::Decode) if the stored value cannot be decoded as the key's type, and the errors of
-    /// [`insert`](Self::insert) for the new value.
+    /// [`Decode`](crate::ErrorKind::Decode) if the stored value cannot be decoded as the key's type, and the
+    /// errors that [`insert`](Self::insert) returns for the new value.
     pub fn update<K: AsKey>(&mut self, key: K, function: impl FnOnce(&mut K::Value)) -> Result<()>
     where
         K::Value: Serialize + DeserializeOwned + Default,

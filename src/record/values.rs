@@ -71,7 +71,8 @@ pub(crate) enum OnSignIn {
     Nobody,
     /// The sign-in of an anonymous user.
     First,
-    /// A sign-in as the principal that is already signed in, or a call of `revoke_others` for the session.
+    /// A sign-in as the principal that is already signed in, or a `revoke_others` call that keeps this
+    /// session.
     Again,
 }
 
@@ -93,7 +94,7 @@ pub(crate) struct Value {
 impl Value {
     /// The value is kept when an anonymous user signs in.
     const SURVIVES_SIGN_IN: u8 = 1;
-    /// The value is removed even at a sign-in as the same principal.
+    /// The value is removed by every sign-in, even one as the same principal.
     const ENDS_AT_SIGN_IN: u8 = 2;
 
     pub(crate) fn new(bytes: Bytes, survives: bool) -> Self {
@@ -110,7 +111,8 @@ impl Value {
 pub(crate) static NO_VALUES: Values = Values { source: Bytes::new(), entries: Vec::new() };
 
 impl Values {
-    /// The entries must be inside `source`, and the keys must be text in ascending order.
+    /// Creates the values. The entries must be inside `source`, and the keys must be UTF-8 and in ascending
+    /// order.
     pub(crate) fn new(source: Bytes, entries: Vec<Entry>) -> Self {
         Self { source, entries }
     }
