@@ -58,7 +58,7 @@ fn app(config: &mut ServiceConfig, sessions: Sessions) {
         .service(account);
     config
         .app_data(Data::new(sessions))
-        // Before `pages`: an empty scope answers for every path, so no route after it is reached.
+        // Before `pages`: an empty scope matches every path, so no route after it is reached.
         .route("/ready", web::get().to(ready))
         .service(pages);
 }

@@ -227,7 +227,7 @@ impl ErrorKind {
             Self::NewerFormat => "the session was written by a newer release",
             Self::Randomness => "the operating system's random number generator failed",
             Self::Gone => {
-                "the session ended, or another request signed a user in or replaced its secret"
+                "the session ended, or another request signed in, stepped up or revoked the other sessions"
             }
             Self::ValueChanged => "another request changed or took the value first",
             Self::TooLarge => "the session is too large",

@@ -213,7 +213,7 @@ events! {
     info sign_in_refused(key: RecordKey<'_>, principal: Who<'_>) "a sign-in was refused: too many sessions";
     /// A sign-in failed because all sessions of the principal, or all but one, were revoked after the sign-in
     /// had begun.
-    warn sign_in_overtaken(key: RecordKey<'_>, principal: Who<'_>) "a sign-in failed because all sessions were revoked in the meantime";
+    warn sign_in_overtaken(key: RecordKey<'_>, principal: Who<'_>) "a sign-in failed because sessions were revoked in the meantime";
     /// An extractor found no session layer around its route.
     error missing_layer(fix: &str) "the session extractor is used without the session layer";
     /// The bytes under a key are not a record. They are left unchanged.
@@ -223,7 +223,7 @@ events! {
     /// The store has no session with this id.
     debug unknown_session(id: SessionId) "a presented session is not stored";
     /// A stored session was presented with the wrong secret: a stale cookie or an attack.
-    warn wrong_secret(id: SessionId, principal: Who<'_>) "a session id was presented with a wrong secret";
+    warn wrong_secret(id: SessionId, principal: Who<'_>) "a session id was presented with the wrong secret";
     /// A request presented more than one valid token.
     warn several_valid_tokens(count: usize) "one request presented several valid session tokens";
     /// The session was past its deadline, but the store still had it.

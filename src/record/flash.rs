@@ -115,7 +115,7 @@ pub(crate) fn most_bytes(max_record: usize) -> usize {
 /// Encodes a message for a list of at most `most` bytes.
 pub(crate) fn encoded(level: Level, text: &str, most: usize) -> Result<Bytes> {
     let refused = |size: usize, max: usize| {
-        let context = format!("the flash message has {size} bytes, but the limit is {max}");
+        let context = format!("the flash message is {size} bytes long, but the limit is {max}");
         Err(Error::new(ErrorKind::TooLarge, context))
     };
     if text.len() > TEXT_BYTES {

@@ -187,7 +187,7 @@ pub trait AsKey: sealed::Sealed {
 ///
 /// [`Session::insert`](crate::Session::insert) accepts such values. The trait is sealed: you cannot implement it.
 #[diagnostic::on_unimplemented(
-    message = "a `{Self}` is not what a key of `{T}` holds",
+    message = "a `{Self}` cannot be stored under a `Key<{T}>`",
     label = "expected `&{T}`",
     note = "a key of `String` also takes a `&str`"
 )]

@@ -266,7 +266,7 @@ impl RedisStore {
     /// An address that begins with `redis://` must lead to a master. If it leads to a cluster node, a
     /// Sentinel or a replica, the error from the first command that fails says so.
     ///
-    /// This function sends nothing and resolves no host name. Commands must run inside a tokio runtime that
+    /// This function sends nothing and resolves no host name. Commands must run inside a Tokio runtime that
     /// has I/O and time enabled.
     ///
     /// # Errors
