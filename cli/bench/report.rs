@@ -118,8 +118,8 @@ pub(crate) fn text(plan: &Plan, results: &Results, ink: Ink) -> String {
     let mut text = String::new();
     if !results.throughput.is_empty() {
         text.push_str(
-            "Throughput, in requests per second: each caller sends its next\n\
-             request as soon as it has the answer to the last one.\n\n",
+            "Throughput, in requests per second: each caller sends its\n\
+             next request as soon as it has the answer to the last one.\n\n",
         );
         text.push_str(&throughput_table(plan, results));
         text.push('\n');

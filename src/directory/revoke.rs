@@ -2,8 +2,8 @@
 //!
 //! A listed session's sign-in may not have been written yet. Before the session counts as ended, that write
 //! must be prevented. An anonymous session is written again, so that the write fails with a conflict. If the
-//! session is missing, a tombstone is written under its id, because earlier releases list a session before
-//! they create it.
+//! session is missing, a tombstone is written under its id, so that a sign-in that lists its session before it
+//! creates the record cannot create it afterwards.
 
 use std::collections::HashSet;
 use std::sync::Arc;

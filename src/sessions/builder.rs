@@ -234,7 +234,7 @@ impl Builder {
     /// let sessions = Sessions::builder(unsticky::connect("memory:")?)
     ///     .concurrent_sessions(ConcurrentSessions::Reject(3))
     ///     .build()?;
-    /// assert!(sessions.describe().to_string().contains("3, then"));
+    /// assert!(sessions.describe().to_string().contains("3; above that"));
     /// # }
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
