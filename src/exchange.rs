@@ -61,7 +61,8 @@ pub use crate::head::request::{RequestHead, Wants};
 #[must_use = "the handler's changes are committed only by `finish`"]
 pub struct Exchange {
     handle: SessionHandle,
-    /// Whether the request came from a page for which the browser drops a `Secure` cookie.
+    /// Whether the browser would drop this response's cookie: the cookie is `Secure`, and the request came from a
+    /// page of this site that was loaded over plain http.
     drops_cookie: bool,
     /// Whether nothing is left to do: the exchange is finished, or an outer layer with the same [`Sessions`]
     /// finishes the session.

@@ -265,14 +265,14 @@ pub(crate) const CAPACITY: u16 = 1000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConcurrentSessions {
-    /// Allows up to 1000 sessions, the capacity of a directory. A further sign-in fails with
+    /// Allows up to 1000 sessions, the capacity of a directory. One more sign-in fails with
     /// [`ErrorKind::TooManySessions`].
     Allow,
-    /// Allows this many sessions, from 1 to 1000. At a further sign-in, the session that signed in longest
-    /// ago is revoked to make room. If the server that holds that session is down, the session is deleted
+    /// Allows this many sessions, from 1 to 1000. At one more sign-in, the session with the oldest sign-in
+    /// is revoked to make room. If the server that holds that session is down, the session is deleted
     /// when the directory is first used after the server is back.
     EvictOldest(u16),
-    /// Allows this many sessions, from 1 to 1000. A further sign-in fails with
+    /// Allows this many sessions, from 1 to 1000. One more sign-in fails with
     /// [`ErrorKind::TooManySessions`].
     ///
     /// If a sign-in's response is lost, its session must not lock the user out. The first use of a sign-in's

@@ -75,7 +75,7 @@ pub(crate) async fn unready_until_redis_is_up(ask: impl AsyncFn(&Readiness) -> R
     until(&readiness, &ask, true).await;
 }
 
-/// The database user may read but not write, which a load alone would not detect.
+/// The database user may read but not write, which a read alone would not detect.
 pub(crate) async fn unready_until_permission_is_there(ask: impl AsyncFn(&Readiness) -> Reply) {
     let server = RedisServer::start();
     let permit = |words: &str| {

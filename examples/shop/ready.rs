@@ -3,9 +3,9 @@
 //!
 //! The store is checked when the process starts. If the check finds an error, the process still starts,
 //! because exiting would not help and the store may work again a moment later. But the process is not ready
-//! until a check finds no error: a store that answers a load may still refuse writes, or evict sessions.
+//! until a check finds no error: a store that answers a read may still refuse writes, or evict sessions.
 //! During a rolling deployment, the old processes continue in the meantime. Once a check has found no error,
-//! a load shows whether the store still answers.
+//! a read shows whether the store still answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use unsticky::Sessions;
 use unsticky::check::Report;
 
-/// How long the answer to a load is valid. All probes of this process together cause at most one load per
+/// How long the answer to a read is valid. All probes of this process together cause at most one read per
 /// second.
 const LOAD_AFTER: Duration = Duration::from_secs(1);
 
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(spy.verbs(), [Verb::Load], "it is not checked again");
     }
 
-    /// While a store hangs, it gets only one load, even if many probes are abandoned.
+    /// While a store hangs, it gets only one read, even if many probes are abandoned.
     #[tokio::test(start_paused = true)]
     async fn load_goes_on_when_its_probe_is_given_up() {
         let (sessions, store, spy) = sessions();

@@ -129,8 +129,8 @@ impl Commit<'_, '_> {
         Ok(DeleteAttempt::Done(outcome))
     }
 
-    /// Checks that the values that this request took are unchanged. They come from the request's own session,
-    /// so the other sessions whose tokens it presented are not checked.
+    /// Checks that the values that this request took are unchanged. A request takes values only from its own
+    /// session, so the other sessions whose tokens the request presented are not checked.
     fn check_taken_from(&self, loaded: &Loaded, values: &Values) -> Result<()> {
         match self.others.iter().any(|other| other.id == loaded.id) {
             true => Ok(()),

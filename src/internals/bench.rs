@@ -56,8 +56,8 @@ impl Decoded {
     }
 }
 
-/// Decides, for every kind of request, what happens at the end of the request. Returns how many kinds need
-/// the store.
+/// Decides, for every kind of request, what happens at the end of the request. Returns the number of kinds
+/// for which there is something to do.
 #[must_use]
 pub fn decide_all() -> u32 {
     let mut writes = 0;

@@ -572,7 +572,7 @@ fn is_namespace(text: &str) -> bool {
 const MIN_RECORD: usize = 2048;
 const MAX_RECORD: usize = 1_000_000;
 
-/// Names an invalid setting; see [`Builder::build`].
+/// The error for an invalid setting; see [`Builder::build`]. The variant says which setting it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {

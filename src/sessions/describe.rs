@@ -10,7 +10,7 @@ use crate::settings::{
     CAPACITY, ConcurrentSessions, DirectoryMode, OnFailedResponse, Pages, Sessions, Settings,
 };
 
-/// Prints the session policy of a configuration, one rule per line; see [`Sessions::describe`].
+/// The session policy of a configuration. Its `Display` text has one rule per line; see [`Sessions::describe`].
 #[derive(Debug, Clone)]
 pub struct Policy {
     sessions: Sessions,
@@ -193,7 +193,7 @@ impl fmt::Display for Comparison<'_> {
     }
 }
 
-/// Prints a duration in the largest units that fit, such as `1 h 30 min`.
+/// A duration, shown in the largest units that fit, such as `1 h 30 min`.
 struct Span(Duration);
 
 impl fmt::Display for Span {

@@ -24,7 +24,7 @@ impl Serialize for ListedSession {
     }
 }
 
-/// Prints a time in RFC 3339 format (section 5.6), rounded down to the second.
+/// A time, shown in RFC 3339 format (section 5.6), rounded down to the second.
 pub(crate) struct Rfc3339(pub(crate) OffsetDateTime);
 
 impl fmt::Display for Rfc3339 {

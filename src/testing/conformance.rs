@@ -4,7 +4,7 @@
 /// can be observed from outside. Expands to one test function for each clause, that is, for each rule of the
 /// contract.
 ///
-/// The argument is an async function without arguments, or a path to one, that returns a
+/// Pass an async closure, or the path of an async function, that takes no arguments and returns a
 /// [`Subject`](crate::testing::Subject). The function runs once per clause, in that clause's runtime, so each
 /// clause can have its own server. A shared server works, too: the keys are random, and the suite deletes
 /// only keys that it has created.

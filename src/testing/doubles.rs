@@ -293,8 +293,8 @@ impl<S> FaultStore<S> {
         Gate(passage)
     }
 
-    /// Makes the next command with this verb wait **after** it was applied, until the gate is released or
-    /// dropped.
+    /// Holds back the answer to the next command with this verb: the command **is applied**, but does not return
+    /// until the gate is released or dropped.
     pub fn hold_answer(&self, verb: Verb) -> Gate {
         let passage = Arc::new(Passage::new());
         self.push(verb, Step::HoldAnswer(Arc::clone(&passage)));

@@ -132,8 +132,8 @@ const REASONS: &str = "\
   goals are missed even without the directory. A sign-in takes 3 commands in 2 round trips, and signing in again takes 4
   commands in 4 round trips. The hand-written code takes 1 command for a sign-in, and 3 commands in 2 round trips for
   signing in again.
-- **Sign-out**: unsticky reads the session and checks its secret first, so that a stale cookie cannot end another user's
-  session, and deletes the session only if it is unchanged. The hand-written code and tower-sessions send one DEL;
+- **Sign-out**: unsticky first reads the session and checks the cookie's secret, so that a stale cookie cannot end
+  another user's session. It then deletes the session only if it is unchanged. The hand-written code and tower-sessions send one DEL;
   actix-session sends two commands, like unsticky.
 - **p99**: the request rate is 0.3 of the hand-written application's throughput. For sign-in, re-sign-in and sign-out,
   this is between half and four fifths of unsticky's own throughput, so requests queue.

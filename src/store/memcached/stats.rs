@@ -589,7 +589,8 @@ mod tests {
         }
     }
 
-    /// Generates lines from one of the tables, with numbers or other values, and lines of arbitrary bytes.
+    /// Generates `STAT` lines, with a name from one of the tables and a number or other text as the value, and
+    /// lines of arbitrary bytes.
     fn any_line() -> impl Strategy<Value = (Vec<u8>, bool)> {
         let names: Vec<_> = {
             let told = healthy();

@@ -183,7 +183,7 @@ impl Cluster {
         }
     }
 
-    /// Returns the node at an address that another node has named.
+    /// Returns the node at this address, and adds it to the known nodes if it is new.
     fn node_at(&self, place: Place) -> Node {
         let mut nodes = self.nodes();
         let known = nodes.entry(place.clone());

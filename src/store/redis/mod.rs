@@ -202,8 +202,9 @@ use crate::store::redis::topology::Topology;
 /// - Before a planned failover with Sentinel, pause writes: `CLIENT PAUSE 10000 WRITE` on the master.
 /// - A planned failover in a cluster (`CLUSTER FAILOVER` without `FORCE` or `TAKEOVER`) pauses writes by
 ///   itself.
-/// - With `min-replicas-to-write 1` and `min-replicas-max-lag 2`, a master refuses writes once it has had no
-///   replica for two seconds. Writes that it acknowledged during these two seconds can still be lost.
+/// - With `min-replicas-to-write 1` and `min-replicas-max-lag 2`, a master that is cut off from its
+///   replicas refuses writes within about three seconds (at most four). Writes that it acknowledged until then
+///   can still be lost.
 ///
 /// The [topologies](crate::guide::topologies) page of the guide has measured figures.
 ///
@@ -251,7 +252,7 @@ impl RedisStore {
     /// | address | servers |
     /// |---|---|
     /// | `redis://[user:password@]host[:port][/database]` | one server, by default on port 6379 |
-    /// | `redis+cluster://[user:password@]host[:port][,host[:port]…]` | the [cluster](Self#redis-cluster) to which these nodes belong, by default on port 6379 |
+    /// | `redis+cluster://[user:password@]host[:port][,host[:port]…]` | the [cluster](Self#redis-cluster) to which these nodes belong; their default port is 6379 |
     /// | `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]` | the master that these [Sentinels](Self#redis-sentinel) watch under this name; their default port is 26379 |
     /// | `redis+unix:///path?db=0&user=…&pass=…`, `unix://…` | one server, through a Unix socket |
     ///
