@@ -35,10 +35,11 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
 
 /// The settings, for `main` and for the tests.
 fn sessions(store: impl Store) -> Builder {
-    Sessions::builder(store)
-        .namespace("shop")
-        .cookie(Cookie::new("shop").insecure()) // for http://localhost; remove this line for https
-        .sign_in_page("/sign-in")
+    let cookie = match cfg!(debug_assertions) {
+        true => Cookie::new("shop").insecure(), // a debug build: for http://localhost
+        false => Cookie::default(),             // a release build: for https only
+    };
+    Sessions::builder(store).namespace("shop").cookie(cookie).sign_in_page("/sign-in")
 }
 
 fn app(config: &mut ServiceConfig, sessions: Sessions) {
@@ -63,7 +64,8 @@ fn app(config: &mut ServiceConfig, sessions: Sessions) {
         .service(pages);
 }
 
-/// Tells the load balancer whether the store answers. This route is outside the middleware, so it takes `Data`.
+/// Tells the load balancer whether the store answers. Each request reads one record, so do not expose this route to
+/// the public. It is outside the middleware, so it takes `Data`.
 async fn ready(sessions: Data<Sessions>) -> HttpResponse {
     match sessions.ping().await {
         Ok(()) => HttpResponse::Ok().finish(),
@@ -72,7 +74,10 @@ async fn ready(sessions: Data<Sessions>) -> HttpResponse {
 }
 
 async fn front_page(session: Session, Maybe(user): Maybe<SignedIn>) -> Result<Html> {
-    let mut page = format!("<title>Shop</title><h1>Shop</h1>{}<ul>", messages(&session).await?);
+    let mut page = format!(
+        "<!doctype html><meta charset=utf-8><title>Shop</title><h1>Shop</h1>{}<ul>",
+        messages(&session).await?
+    );
     for item in session.get(CART)?.unwrap_or_default() {
         page += &format!("<li>{}</li>", escape(&item));
     }
@@ -133,13 +138,14 @@ async fn sign_in(
     request: HttpRequest,
     Form(form): Form<SignInForm>,
 ) -> Result<Either<impl Responder, Redirect>> {
-    let account = form.name.to_lowercase(); // in a real application the account's stable id
+    let account = form.name.to_lowercase(); // in a real application, the account's stable id
     // If all sessions of the account are revoked while the password is verified, the sign-in fails.
     let begun = sessions.of(&account).begin_sign_in().await?;
     if form.password != "correct horse" {
         let page = sign_in_form(&next, "The name or the password is wrong.");
         return Ok(Either::Left(page.customize().with_status(StatusCode::UNPROCESSABLE_ENTITY)));
     }
+    // A real application shows and logs a shorter label, such as `Firefox on Linux`.
     let browser = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
     session.sign_in_with(begun.label(browser.unwrap_or("unknown")))?;
     // Without `see_other` this is a 307, and the browser sends the password to the next page as well.
@@ -204,7 +210,7 @@ mod tests {
     use actix_web::http::header::{COOKIE, LOCATION, SET_COOKIE};
     use actix_web::test::{self, TestRequest};
     use unsticky::store::MemoryStore;
-    use unsticky::testing::{self, ManualClock};
+    use unsticky::testing::{self, Fault, FaultStore, ManualClock, Verb};
 
     use super::*;
 
@@ -254,5 +260,20 @@ mod tests {
         let request = TestRequest::get().uri("/sessions").insert_header((COOKIE, cookie));
         let body = test::call_and_read_body(&service, request.to_request()).await;
         assert!(String::from_utf8_lossy(&body).contains("(this one)"));
+
+        let without_token = TestRequest::post().uri("/sessions/revoke-others");
+        let request = without_token.insert_header((COOKIE, cookie)).to_request();
+        assert_eq!(test::call_service(&service, request).await.status(), StatusCode::FORBIDDEN);
+    }
+
+    #[actix_web::test]
+    async fn process_is_ready_only_while_the_store_answers() {
+        let store = FaultStore::new(MemoryStore::new());
+        let service = service!(sessions(store.clone()).build().unwrap());
+        let ready = || TestRequest::get().uri("/ready").to_request();
+        assert_eq!(test::call_service(&service, ready()).await.status(), StatusCode::OK);
+        store.fail_always(Verb::Load, Fault::Unavailable);
+        let response = test::call_service(&service, ready()).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 }

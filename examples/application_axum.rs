@@ -26,17 +26,18 @@ async fn main() -> std::result::Result<(), Box<dyn Error>> {
     println!("{}", sessions.check().await); // what would go wrong with this store, and what to do about it
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
-    println!("listening on http://{}", listener.local_addr()?);
+    println!("listening on http://localhost:{port}");
     axum::serve(listener, app(sessions)).await?;
     Ok(())
 }
 
 /// The settings, for `main` and for the tests.
 fn sessions(store: impl Store) -> Builder {
-    Sessions::builder(store)
-        .namespace("shop")
-        .cookie(Cookie::new("shop").insecure()) // for http://localhost; remove this line for https
-        .sign_in_page("/sign-in")
+    let cookie = match cfg!(debug_assertions) {
+        true => Cookie::new("shop").insecure(), // a debug build: for http://localhost
+        false => Cookie::default(),             // a release build: for https only
+    };
+    Sessions::builder(store).namespace("shop").cookie(cookie).sign_in_page("/sign-in")
 }
 
 fn app(sessions: Sessions) -> Router {
@@ -56,7 +57,8 @@ fn app(sessions: Sessions) -> Router {
         .route("/ready", get(move || ready(sessions))) // after the layers, so it is outside of them
 }
 
-/// Tells the load balancer whether the store answers.
+/// Tells the load balancer whether the store answers. Each request reads one record, so do not expose this route to
+/// the public.
 async fn ready(sessions: Sessions) -> StatusCode {
     match sessions.ping().await {
         Ok(()) => StatusCode::OK,
@@ -65,7 +67,10 @@ async fn ready(sessions: Sessions) -> StatusCode {
 }
 
 async fn front_page(session: Session, Maybe(user): Maybe<SignedIn>) -> Result<Html<String>> {
-    let mut page = format!("<title>Shop</title><h1>Shop</h1>{}<ul>", messages(&session).await?);
+    let mut page = format!(
+        "<!doctype html><meta charset=utf-8><title>Shop</title><h1>Shop</h1>{}<ul>",
+        messages(&session).await?
+    );
     for item in session.get(CART)?.unwrap_or_default() {
         page += &format!("<li>{}</li>", escape(&item));
     }
@@ -133,6 +138,7 @@ async fn sign_in(
         let page = sign_in_form(&next, "The name or the password is wrong.");
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, page).into_response());
     }
+    // A real application shows and logs a shorter label, such as `Firefox on Linux`.
     let browser =
         headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("unknown");
     session.sign_in_with(begun.label(browser))?;
@@ -199,7 +205,7 @@ mod tests {
     use axum::http::header::{CONTENT_TYPE, COOKIE, LOCATION, SET_COOKIE};
     use tower::ServiceExt as _;
     use unsticky::store::MemoryStore;
-    use unsticky::testing::{self, ManualClock};
+    use unsticky::testing::{self, Fault, FaultStore, ManualClock, Verb};
 
     use super::*;
 
@@ -250,5 +256,19 @@ mod tests {
         let cookie = response.headers()[SET_COOKIE].to_str().unwrap().split(';').next().unwrap();
         let request = Request::get("/sessions").header(COOKIE, cookie).body(Body::empty()).unwrap();
         assert!(send(&app, request).await.1.contains("(this one)"));
+
+        let without_token = Request::post("/sessions/revoke-others").header(COOKIE, cookie);
+        let (status, _) = send(&app, without_token.body(Body::empty()).unwrap()).await;
+        assert_eq!(status, StatusCode::FORBIDDEN);
+    }
+
+    #[tokio::test]
+    async fn process_is_ready_only_while_the_store_answers() {
+        let store = FaultStore::new(MemoryStore::new());
+        let app = app(sessions(store.clone()).build().unwrap());
+        let ready = || Request::get("/ready").body(Body::empty()).unwrap();
+        assert_eq!(send(&app, ready()).await.0, StatusCode::OK);
+        store.fail_always(Verb::Load, Fault::Unavailable);
+        assert_eq!(send(&app, ready()).await.0, StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -226,9 +226,7 @@ impl ErrorKind {
             Self::Contended => "too many requests are changing the session at once",
             Self::NewerFormat => "the session was written by a newer release",
             Self::Randomness => "the operating system's random number generator failed",
-            Self::Gone => {
-                "the session ended, or another request signed in, stepped up or revoked the other sessions"
-            }
+            Self::Gone => "the session has ended, or another request has replaced its secret",
             Self::ValueChanged => "another request changed or took the value first",
             Self::TooLarge => "the session is too large",
             Self::Encode => "a session value could not be encoded",
@@ -250,7 +248,7 @@ impl ErrorKind {
             }
             Self::TooManySessions => "the principal has too many concurrent sessions",
             Self::Revoked => {
-                "the sign-in began before all sessions were revoked, or more than one hour ago"
+                "the sign-in began before the account's sessions were revoked, or more than one hour ago"
             }
             Self::NoDirectory => "the directory is turned off",
             Self::MissingLayer => "no session layer wraps this route",

@@ -206,7 +206,7 @@ events! {
     /// A session was ended through the directory, or by an operator.
     info revoked(id: SessionId, principal: Who<'_>, label: Label<'_>, actor: Actor<'_>, reason: &str) "a session was revoked";
     /// All sessions of a principal, or all but one, were revoked. Sign-ins already under way will fail.
-    info all_revoked(principal: Who<'_>, actor: Actor<'_>, count: usize, found: bool, reason: &str) "all sessions of a principal were revoked";
+    info all_revoked(principal: Who<'_>, actor: Actor<'_>, count: usize, found: bool, reason: &str) "all sessions of a principal, or all but one, were revoked";
     /// In strict mode, the directory does not list the session.
     warn unlisted(id: SessionId, principal: Who<'_>) "a presented session is not listed in its directory";
     /// A sign-in was refused because the principal already has the maximum number of sessions.
@@ -231,7 +231,7 @@ events! {
     /// Another request wrote the session first.
     debug conflict(id: SessionId) "another request wrote the session first";
     /// The session ended, or another request replaced its secret, while a request was changing the session.
-    warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: the session has ended, or another request signed in";
+    warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: the session has ended, or another request has replaced its secret";
     /// The answer to a write was lost, so the write is in doubt.
     warn outcome_in_doubt(key: RecordKey<'_>) "the answer to a write was lost";
     /// The session layer could not find out whether a write was applied, so the operation failed.

@@ -365,7 +365,8 @@ mod tests {
     }
 }
 
-/// The clauses that the store of a detached session fulfils. Its records do not expire.
+/// The clauses that the store of a detached session fulfils. Its records do not expire and have no size limit,
+/// so the clauses about these are left out.
 #[cfg(test)]
 mod detached {
     use crate::sessions::detached::Detached;
@@ -390,6 +391,7 @@ mod detached {
         delete_of_missing_key_returns_missing
         concurrent_deletes_have_exactly_one_winner
         concurrent_delete_and_replace_have_exactly_one_winner
+        unconditional_delete_beats_concurrent_replace
         version_is_not_reused_after_delete
         records_with_long_ttl_are_readable
         record_bytes_are_stored_unchanged

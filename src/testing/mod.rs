@@ -50,7 +50,7 @@
 //! ```
 //!
 //! The documentation of [`signed_in`] shows tests with requests through axum and through actix-web. To test a
-//! single handler without a store, use [`Session::detached`](crate::Session::detached).
+//! single handler without a server, use [`Session::detached`](crate::Session::detached).
 
 pub mod clauses;
 mod conformance;

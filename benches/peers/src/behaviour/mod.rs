@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::Mode;
-use crate::results::{date, server_version, valkey};
+use crate::results::{date, server_version};
 use crate::servers::ValkeyServer;
 use apps::App;
 
@@ -39,17 +39,22 @@ async fn hold() {
 async fn send_and_hold(app: &App, path: &'static str, cookie: &str) -> JoinHandle<Answer> {
     let (port, cookie) = (app.ports[0], cookie.to_owned());
     let task = tokio::spawn(async move { post(port, path, &cookie).await });
-    HELD.acquire().await.unwrap().forget();
+    let held = tokio::time::timeout(PATIENCE, HELD.acquire()).await;
+    held.unwrap_or_else(|_| panic!("{}: POST {path} did not reach its hold", app.name))
+        .unwrap()
+        .forget();
     task
 }
 
 pub fn run(mode: Mode) {
-    let Some(mut server) = valkey() else {
-        eprintln!(
-            "behaviour: NOT RUN: ruts needs Valkey 9; set UNSTICKY_VALKEY_SERVER to its binary"
-        );
+    // ruts needs HEXPIRE.
+    let version = server_version(&ValkeyServer::program());
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if !major.is_some_and(|major| major >= 9) {
+        eprintln!("behaviour: NOT RUN: set UNSTICKY_VALKEY_SERVER to the binary of Valkey 9");
         return;
-    };
+    }
+    let mut server = ValkeyServer::start();
     let runtime = Builder::new_multi_thread().enable_all().build().unwrap();
     let (text, apps) = runtime.block_on(async {
         let apps = apps::start(&server.url()).await;
@@ -72,7 +77,7 @@ pub fn run(mode: Mode) {
         "The same small application with each library, on Valkey {} ({}). A request that writes is held between\n\
          its read and its write, while another request signs out, rotates the session, or writes. \"-\" means\n\
          that no user is signed in, or that the value is missing.\n\n",
-        server_version(&ValkeyServer::program()),
+        version,
         date(),
     );
     let cookies = runtime.block_on(join_all(apps.iter().map(sign_in)));
@@ -131,11 +136,16 @@ async fn overlapping(app: &App, text: &mut String) {
     }
 
     let claim = post(port, "/claim", app.unknown).await;
-    let adopted = get(port, "/user", app.unknown).await.body;
+    let new = match claim.cookie() {
+        Some(cookie) if cookie != app.unknown => "the response sets a new one",
+        Some(_) => "the response sets it again",
+        None => "the response sets none",
+    };
     let _ = writeln!(
         text,
-        "an unknown id from the browser: {}; with that id the user is {adopted}",
-        claim.status
+        "an unknown id from the browser: {}; {new}; with the unknown id: {}",
+        claim.status,
+        seen(port, app.unknown).await
     );
 
     if let [first, second] = app.ports[..] {
