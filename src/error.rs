@@ -73,8 +73,8 @@ pub enum ErrorKind {
     /// The operating system's random number generator failed, so no session id and no secret could
     /// be generated (503).
     Randomness,
-    /// The session has ended, another request has signed a user in, or another request has replaced the
-    /// secret that this operation [needs](crate::Session#what-a-request-may-do). The changes were dropped
+    /// The session has ended, or another request has replaced its secret, for example by signing in, and this
+    /// operation [needs](crate::Session#what-a-request-may-do) the current one. The changes were dropped
     /// (409, or the [configured status](crate::Builder::gone_status)).
     Gone,
     /// This request called [`take`](crate::Session::take) on a value, but another request changed or took the
@@ -116,9 +116,9 @@ pub enum ErrorKind {
     /// [concurrent sessions](crate::Builder::concurrent_sessions). No session was created or changed
     /// (409).
     TooManySessions,
-    /// All sessions of the principal were revoked while this sign-in was under way, or more than one hour
-    /// passed between [`begin_sign_in`](crate::Directory::begin_sign_in) and the commit. No session was
-    /// created or changed (401).
+    /// All sessions of the principal, or all but one, were revoked while this sign-in was under way, or more
+    /// than one hour passed between [`begin_sign_in`](crate::Directory::begin_sign_in) and the commit. No
+    /// session was created or changed (401).
     Revoked,
     /// The [directory](crate::DirectoryMode) is turned off (500).
     NoDirectory,

@@ -621,8 +621,8 @@ impl Session {
     /// - [`ErrorKind::TooManySessions`] if the principal already has the maximum number of [concurrent
     ///   sessions](crate::Builder::concurrent_sessions) and none of them is revoked to make room. The session
     ///   is unchanged.
-    /// - [`ErrorKind::Revoked`] if all of the principal's sessions were revoked while the sign-in was being
-    ///   committed.
+    /// - [`ErrorKind::Revoked`] if all of the principal's sessions, or all but one, were revoked while the
+    ///   sign-in was being committed.
     ///
     /// To handle these errors yourself, call [`save`](Self::save) in the handler. If it fails with one of
     /// them, the handler's changes are dropped, except for an earlier sign-out.
@@ -650,8 +650,8 @@ impl Session {
     ///
     /// The errors of [`sign_in`](Self::sign_in). If the sign-in comes from
     /// [`begin_sign_in`](crate::Directory::begin_sign_in), the commit also fails with [`ErrorKind::Revoked`]
-    /// if all of the principal's sessions were revoked after `begin_sign_in` was called, or if it was called
-    /// more than one hour ago.
+    /// if all of the principal's sessions, or all but one, were revoked after `begin_sign_in` was called, or if
+    /// it was called more than one hour ago.
     #[doc(alias = "login")]
     pub fn sign_in_with(&self, sign_in: SignIn) -> Result<()> {
         checked_principal(&sign_in.principal)?;

@@ -423,8 +423,8 @@ impl Directory {
 
     /// Begins a sign-in. Call this before you verify the password.
     ///
-    /// If all sessions of the principal are revoked after this call and before the sign-in is committed, the
-    /// commit fails with [`ErrorKind::Revoked`]. A slow sign-in with an old password therefore fails once the
+    /// If all sessions of the principal, or all but one, are revoked after this call and before the sign-in is
+    /// committed, the commit fails with [`ErrorKind::Revoked`]. A slow sign-in with an old password therefore fails once the
     /// password has been changed. The sign-in must be committed within one hour. If the store evicts the
     /// principal's directory record between the revocation and the commit, the sign-in does not detect the
     /// revocation.

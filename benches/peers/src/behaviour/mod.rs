@@ -50,7 +50,7 @@ pub fn run(mode: Mode) {
     // ruts needs HEXPIRE.
     let version = server_version(&ValkeyServer::program());
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    if !major.is_some_and(|major| major >= 9) {
+    if major.is_none_or(|major| major < 9) {
         eprintln!("behaviour: NOT RUN: set UNSTICKY_VALKEY_SERVER to the binary of Valkey 9");
         return;
     }
