@@ -95,8 +95,9 @@ pub struct ListedSession {
     pub created: OffsetDateTime,
     /// The time at which the user last authenticated in the session, as in [`Session::authenticated_at`].
     pub signed_in_at: OffsetDateTime,
-    /// The time at which the session was last used, to the precision of the [refresh
-    /// threshold](crate::Lifetime::refresh_after).
+    /// The time at which the session was last used, accurate to within the
+    /// [refresh threshold](crate::Lifetime::refresh_after). Once the session is so close to its absolute timeout that
+    /// a use no longer extends it, reads are no longer recorded.
     pub last_seen: OffsetDateTime,
     /// The time at which the session expires if it is not used again, as in [`Session::expires_at`].
     pub expires_at: OffsetDateTime,
@@ -315,7 +316,7 @@ impl Directory {
     /// # Errors
     ///
     /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly
-    /// done. The call is idempotent, so call it again.
+    /// done. It is safe to call the method again; `false` can then mean that the first call ended the session.
     #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
@@ -351,7 +352,7 @@ impl Directory {
     /// # Errors
     ///
     /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly
-    /// done. The call is idempotent, so call it again.
+    /// done. It is safe to call the method again.
     #[doc(alias = "logout_everywhere")]
     pub async fn revoke_all(&self) -> Result<Revoked> {
         let directory = self.clone();
@@ -388,7 +389,7 @@ impl Directory {
     /// `session` has ended or another request has replaced its secret. In both cases, no session is revoked.
     ///
     /// The other errors are those of [`Session::save`] and those [that all methods share](Directory#errors).
-    /// After one of these, the revocation may be only partly done. The call is idempotent, so call it again.
+    /// After one of these, the revocation may be only partly done. It is safe to call the method again.
     #[doc(alias = "logout_other_devices")]
     pub async fn revoke_others(&self, session: &Session) -> Result<Revoked> {
         if *session.signed_in()? != *self.principal {

@@ -145,8 +145,9 @@ impl OpenSession {
         clocks.authenticated.unwrap_or(clocks.created).to_time_or_last()
     }
 
-    /// Returns the time at which the session was last used, to the precision of the
-    /// [refresh threshold](crate::Lifetime::refresh_after).
+    /// Returns the time at which the session was last used, accurate to within the
+    /// [refresh threshold](crate::Lifetime::refresh_after). Once the session is so close to its absolute timeout that
+    /// a use no longer extends it, reads are no longer recorded.
     #[must_use]
     pub fn last_seen(&self) -> OffsetDateTime {
         self.clocks().last_seen.to_time_or_last()

@@ -157,8 +157,8 @@ impl MemoryStore {
     }
 
     /// Sweeps once the number of creates since the last sweep has reached the number of records that the
-    /// sweep left. A create therefore costs O(1) on average, and the store at most about doubles in size
-    /// between two sweeps.
+    /// sweep left, or `SWEEP_AFTER` if that is greater. A create therefore costs amortised O(1), and between two
+    /// sweeps the store at most about doubles in size or grows by `SWEEP_AFTER` records.
     fn sweep_if_due(&self, now: OffsetDateTime) {
         let created = self.shared.created.fetch_add(1, Ordering::Relaxed);
         if created >= self.shared.left.load(Ordering::Relaxed).max(Self::SWEEP_AFTER) {

@@ -361,7 +361,7 @@ impl Answer {
         Self { source: Source::Sentinel, ..self }
     }
 
-    /// Marks the answer as coming from a server that the address declares to be a cluster node.
+    /// Marks the answer as coming from a server that the store uses as a cluster node.
     pub(super) fn of_cluster_node(self) -> Self {
         Self { source: Source::ClusterNode, ..self }
     }

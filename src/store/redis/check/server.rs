@@ -209,7 +209,8 @@ fn time_of(answer: &Value) -> Option<OffsetDateTime> {
     Some(seconds + time::Duration::microseconds(micros.into()))
 }
 
-/// Reads one setting at a time, because `CONFIG GET` accepts only one name before Redis 7.
+/// Sends a separate `CONFIG GET` for each setting, because the command accepts only one name before Redis 7.
+/// The commands are sent concurrently.
 async fn config(lease: &Lease<'_>, role: Role) -> Result<Config, Failure> {
     if role == Role::Sentinel {
         return Ok(Config::new());
