@@ -149,7 +149,7 @@ impl Finding {
         &self.subject
     }
 
-    /// Returns what was found, as one sentence.
+    /// Returns what was found, as one line of text.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message

@@ -70,8 +70,8 @@ pub enum ErrorKind {
     /// A newer release of this crate wrote the record, in a format that this release cannot read.
     /// The record is left unchanged (503).
     NewerFormat,
-    /// The operating system's random number generator failed, so no session id and no secret could
-    /// be generated (503).
+    /// The random number generator (by default, the operating system's) failed, so no session id, secret or CSRF
+    /// token could be generated (503).
     Randomness,
     /// The session has ended, or another request has replaced its secret, for example by signing in, and this
     /// operation [needs](crate::Session#what-a-request-may-do) the current one. The changes were dropped

@@ -33,7 +33,7 @@ pub enum Audit {
     ///
     /// Choose this only if your logs may contain what your application uses as a principal.
     Principal,
-    /// Does not identify the account. Directory keys are also printed without their digest.
+    /// Does not identify the account. The digest is also left out of directory keys.
     ///
     /// Events still contain the session's public id and the label that the application gave the session.
     Nothing,

@@ -118,8 +118,8 @@ pub(crate) struct Commit<'a, 'd> {
     /// Whether the view of the changes could not be computed from the record in `loaded`.
     pub(crate) is_stale: bool,
     pub(crate) is_activity: bool,
-    /// Whether the response has already been sent. If so, the record that was read for the response is too
-    /// old to base a decision on.
+    /// Whether the response has already been sent, or the session was opened outside a request. If so, the
+    /// record that was read may be too old to base a decision on.
     pub(crate) outlived: bool,
     /// Whether the request presented a session cookie that the response may remove.
     pub(crate) is_removable: bool,

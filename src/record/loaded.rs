@@ -27,8 +27,9 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Creates a loaded session for a request that holds the session's secret or only looks at the session.
-    /// `is_presented` means that the browser has sent the secret.
+    /// Creates a loaded session whose authority comes from the record's current secret. To act for the
+    /// application, which has no secret, use [`opened`](Self::opened). `is_presented` means that the browser
+    /// has sent a secret for this session.
     pub(crate) fn new(
         id: SessionId,
         key: StoreKey,

@@ -66,7 +66,7 @@ impl<'a> Item<'a> {
 /// The kind of sign-in, which determines which of the session's values are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum OnSignIn {
-    /// No sign-in: all values are kept.
+    /// No sign-in, or a step-up: all values are kept.
     #[default]
     Nobody,
     /// The sign-in of an anonymous user.

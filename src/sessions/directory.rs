@@ -129,7 +129,7 @@ pub struct Revoked {
     pub complete: bool,
     /// `true` if the principal had a directory before the revocation. `false` if the principal has not signed
     /// in recently, or if the store evicted the directory. A page for administrators can then point out that
-    /// the principal may be misspelt.
+    /// the principal may be misspelt. A revocation creates the directory, so repeating it returns `true`.
     pub found: bool,
 }
 

@@ -187,7 +187,7 @@ fn write_error(address: &str, error: exp::Error) -> Error {
     }
 }
 
-/// Returns the error if the answer proves that the write was not applied.
+/// Returns the error to report if the answer proves that the write was not applied.
 ///
 /// Other server errors do not prove this: a proxy also answers `SERVER_ERROR` if it has lost the server's
 /// answer.

@@ -275,8 +275,8 @@ fn newest_of(views: Vec<View>) -> Option<View> {
     views.iter().max_by_key(|view| (view.age, votes(view))).cloned()
 }
 
-/// Returns the view to use, and when it was received. A remembered view is used only if some Sentinels have
-/// not answered, because a newer view may then be missing.
+/// Returns the view to use, and when it was received. A remembered view is used only if the answers may lack
+/// the newest view, and if it is newer than the view that was heard.
 fn believed(
     heard: Option<(Instant, View)>,
     remembered: Option<(Instant, View)>,

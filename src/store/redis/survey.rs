@@ -116,7 +116,8 @@ async fn walk_cluster(
     Err(Error::unavailable(CHANGED))
 }
 
-/// Fails if the node is moving a slot: the slot's keys are then on two nodes, and move from one to the other.
+/// Fails if the node is moving a slot or is not a master. While a slot is moved, its keys are split between two
+/// nodes, so a scan could miss some keys or return some twice.
 async fn must_be_settled(lease: &Lease<'_>) -> Result<()> {
     let answer = lease.send(cmd("CLUSTER").arg("NODES")).await.map_err(read)?;
     let nodes = match &answer {

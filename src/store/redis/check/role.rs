@@ -9,7 +9,7 @@ pub(super) enum Role {
     Replica,
     /// A cluster node that serves slots.
     Node,
-    /// A replica in a cluster. It may have become a master by now.
+    /// A replica in a cluster. It may have become a master since `CLUSTER SLOTS` was read.
     SpareNode,
     Sentinel,
 }
