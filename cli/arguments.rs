@@ -16,7 +16,7 @@ use crate::bench::BenchArguments;
 use crate::failure::Failure;
 use crate::output::{Format, one_line};
 
-/// Check the servers of a session store, look up and revoke sessions, and measure the store.
+/// Check the servers of a session store, look up, revoke and count sessions, and measure the store.
 #[derive(Debug, Parser)]
 #[command(name = "unsticky", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
@@ -79,8 +79,7 @@ pub(crate) enum Action {
     Check(StoreArguments),
     /// List the sessions of a principal, as the application sees them.
     ///
-    /// The command also completes earlier revocations that were interrupted, as every use of the directory
-    /// does.
+    /// The command also tries to complete earlier revocations that were interrupted, as a sign-in does.
     Sessions(SessionsArguments),
     /// Show a session by its public id, whether or not a user is signed in.
     ///
@@ -160,7 +159,7 @@ pub(crate) struct RevokeArguments {
 #[derive(Debug, Args)]
 pub(crate) struct AuditedStore {
     /// Your name, for the actor field in the events that are printed to standard error. Default: the user who
-    /// runs the command (USER or LOGNAME).
+    /// runs the command (USER or LOGNAME), or "unsticky" if neither names one.
     #[arg(long, value_name = "NAME", value_parser = actor)]
     actor: Option<String>,
     /// How these events identify a principal.

@@ -32,7 +32,8 @@ pub(crate) struct Write {
 pub(crate) struct Commands<'a> {
     store: &'a dyn Store,
     budget: &'a Budget,
-    /// The driver of the work that sends the commands, if that work and other work may wait for each other.
+    /// Moves the work that sends these commands to a task of its own before it waits for another commit in
+    /// [`key_guard`](Self::key_guard), so that it blocks no other work if its caller stops polling it.
     driver: Option<&'a Driver>,
     /// The maximum number of retries per command. The deadline limits them as well.
     max_retries: u32,
@@ -76,7 +77,8 @@ impl<'a> Commands<'a> {
         self.budget.time_left(Instant::now())
     }
 
-    /// Returns the time for one command: half of what is left, so that time remains to settle an in-doubt write.
+    /// Returns the time for one command: half of what is left, so that time remains to settle an in-doubt
+    /// write.
     fn share(&self, now: Instant) -> Option<Duration> {
         let left = self.budget.time_left(now);
         (left >= Duration::from_millis(2)).then_some(left / 2)
@@ -123,8 +125,8 @@ impl<'a> Commands<'a> {
         loop {
             match self.once("load", false, self.store.load(key)).await {
                 Err(error) if may_retry(&error) && retries.take_one() => {}
-                // A read changes nothing, so its outcome cannot be in doubt. A server that sends invalid answers
-                // counts as unavailable.
+                // A read changes nothing, so its outcome cannot be in doubt. A server that sends invalid
+                // answers counts as unavailable.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::OutcomeUnknown | ErrorKind::Corrupt) =>
                 {

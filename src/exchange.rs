@@ -1,10 +1,10 @@
 //! Handles one request and its response without a framework. For adapters.
 //!
-//! The tower layer and the actix-web middleware of this crate are thin wrappers around this module. You can write an
-//! adapter for another framework in the same way:
+//! The tower layer and the actix-web middleware of this crate are thin wrappers around this module. You can
+//! write an adapter for another framework in the same way:
 //!
-//! 1. Call [`Exchange::begin`] with the request's `Cookie` headers. This does no I/O and parses nothing. Then call
-//!    [`Exchange::note_origin`], which detects a common mistake in development.
+//! 1. Call [`Exchange::begin`] with the request's `Cookie` headers. This does no I/O and parses nothing. Then
+//!    call [`Exchange::note_origin`], which detects a common mistake in development.
 //! 2. Store the [`Exchange::handle`] where extractors can find it. The first call to
 //!    [`SessionHandle::session`] parses the headers and reads the record.
 //! 3. Call [`Exchange::finish`] with the response's status, and apply the [`Reply`] to the response.
@@ -55,14 +55,15 @@ pub use crate::head::request::{RequestHead, Wants};
 /// A request whose response is not yet finished.
 ///
 /// If you drop an exchange without calling [`finish`](Self::finish), only a sign-out or `destroy` is
-/// committed; all other changes are dropped. An exchange costs one small allocation, which its handles share.
-/// The cookie is parsed when a handler first asks for the session.
+/// committed; all other changes are dropped. Until a handler asks for the session, an exchange costs one
+/// small allocation, which its handles share. A nested layer or a second `Cookie` header costs one more. The
+/// cookie is parsed when a handler first asks for the session.
 #[derive(Debug)]
 #[must_use = "the handler's changes are committed only by `finish`"]
 pub struct Exchange {
     handle: SessionHandle,
-    /// Whether the browser would drop this response's cookie: the cookie is `Secure`, and the request came from a
-    /// page of this site that was loaded over plain http.
+    /// Whether the browser would drop this response's cookie: the cookie is `Secure`, and the request came
+    /// from a page of this site that was loaded over plain http.
     drops_cookie: bool,
     /// Whether nothing is left to do: the exchange is finished, or an outer layer with the same [`Sessions`]
     /// finishes the session.
@@ -412,7 +413,8 @@ pub fn missing_layer(fix: &'static str) -> Error {
     Error::new(ErrorKind::MissingLayer, fix)
 }
 
-/// Renders the errors of one request if the application [renders them itself](crate::Builder::on_error). For adapters.
+/// Renders the errors of one request if the application [renders them itself](crate::Builder::on_error). For
+/// adapters.
 ///
 /// If the [`Reply`] has an error, or the handler's response was made from an [`Error`], the adapter replaces
 /// the response with the result of [`render`](Self::render). It then puts [`Rendered`] into the response's

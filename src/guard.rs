@@ -69,8 +69,8 @@ impl Guard {
         Self { within: Some(duration), ..Self::signed_in() }
     }
 
-    /// Rejects requests that the browser sends on behalf of another site (cross-site request forgery, ASVS 5.0
-    /// 3.5.1 to 3.5.3 and 4.4.2).
+    /// Rejects requests that the browser sends on behalf of another site (cross-site request forgery, ASVS
+    /// 5.0 3.5.1 to 3.5.3 and 4.4.2).
     ///
     /// This guard does not need a session, so you can apply it to all routes. To add its rules to another
     /// guard, use [`and_same_origin`].
@@ -85,7 +85,8 @@ impl Guard {
     /// 5. the host and port in its `Origin` match those in the request's target or, if the target has none,
     ///    in its `Host`.
     ///
-    /// GET routes must therefore not change anything. Over plain HTTP, and in browsers released before 2023,
+    /// Handlers of GET, HEAD and OPTIONS
+    /// requests must therefore not change anything. Over plain HTTP, and in browsers released before 2023,
     /// the fifth rule decides, so a proxy must forward `Host` unchanged.
     ///
     /// [`and_same_origin`]: Self::and_same_origin

@@ -16,8 +16,8 @@ use crate::store::StoreKey;
 pub(crate) struct KeyLocks(Mutex<HashMap<StoreKey, Arc<AsyncMutex<()>>>>);
 
 impl KeyLocks {
-    /// Waits until the earlier commits to this key have finished. The caller must run in a task while it waits or holds
-    /// the guard: a future that is kept but not polled would hold the lock forever.
+    /// Waits until the earlier commits to this key have finished. The caller must run in a task while it
+    /// waits or holds the guard: a future that is kept but not polled would hold the lock forever.
     pub(crate) async fn lock(&self, key: &StoreKey) -> KeyGuard<'_> {
         // Created before the wait, so that the entry is also removed if the caller stops waiting.
         let mut guard = KeyGuard { locks: self, key: key.clone(), held: None, waited: false };
@@ -40,7 +40,8 @@ impl KeyLocks {
     }
 }
 
-/// Holds a record's lock until the guard is dropped.
+/// Holds a record's lock until the guard is dropped. Holds no lock if the caller has waited long enough; see
+/// [`KeyLocks::without_lock`].
 #[derive(Debug)]
 pub(crate) struct KeyGuard<'a> {
     locks: &'a KeyLocks,

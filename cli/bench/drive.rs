@@ -1,4 +1,4 @@
-//! Sends requests from a number of concurrent callers: as many as possible, or at a fixed rate.
+//! Sends requests from a fixed number of concurrent callers, either as fast as possible or at a fixed rate.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -81,7 +81,7 @@ struct Shared {
     to: Visitors,
     stop: Stop,
     began: Instant,
-    /// The number of requests that were sent.
+    /// The number of the next request, counted from 0. Requests numbered `load.most` or higher are not sent.
     sent: AtomicU64,
     /// A permit for each request that is due.
     due: Semaphore,

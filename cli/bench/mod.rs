@@ -95,7 +95,8 @@ pub(crate) async fn run(arguments: &BenchArguments, format: Format) -> Result<Ex
     Ok(if has_failed { ExitCode::from(STORE) } else { ExitCode::SUCCESS })
 }
 
-/// Returns sessions that expire soon, and the store that remembers their keys.
+/// Returns the `Sessions` for the measurement, whose records live for at most [`KEY_LIFE`], and the store
+/// that remembers their keys. Fails if the namespace looks like an application's.
 fn sessions(arguments: &BenchArguments) -> Result<(Sessions, Arc<OwnKeys>), Failure> {
     let BenchArguments { url, namespace, timeout, .. } = arguments;
     // This looks like the name of a cookie, which an application uses as its namespace by default.

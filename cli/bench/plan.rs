@@ -90,7 +90,7 @@ impl Plan {
         FEWEST_SESSIONS.min(self.sessions(payload)).max(self.most_callers())
     }
 
-    /// Returns the maximum amount of memory that the plan takes up in the store, in bytes. Each session may
+    /// Returns an estimate of the most memory that the plan takes up in the store, in bytes. Each session may
     /// have a directory record.
     pub(crate) fn bytes(&self) -> u64 {
         let bytes = |payload: &u32| {

@@ -95,8 +95,8 @@ impl Commit<'_, '_> {
         self.needs_enrolment(None, header).then(|| self.directory(principal))
     }
 
-    /// Returns the directory of a principal. Computes the key only once per commit, because a commit has only
-    /// one principal.
+    /// Returns the directory of a principal. Keeps the key of the first principal for the rest of the
+    /// commit, which normally has no other.
     fn directory<'b>(&'b self, principal: &'b Arc<str>) -> DirectoryHandle<'b> {
         let key_of = || directory_key(self.settings, principal);
         let (owner, key) = self.enrolment.key.get_or_init(|| (principal.clone(), key_of()));

@@ -42,15 +42,16 @@ struct EnrolmentAttempt<'a> {
     expected: Option<Option<Mark>>,
     /// Whether the previous attempt sent a write with a new entry. That write may have been applied.
     may_have_added_entry: bool,
-    /// The tags of this enrolment's writes that another write overtook, or whose outcome is unknown. A copy of
-    /// such a write may still arrive.
+    /// The tags of this enrolment's writes that another write overtook, or whose outcome is unknown. A copy
+    /// of such a write may still arrive.
     written: Vec<Tag>,
     /// Whether an earlier attempt listed the session.
     was_listed: bool,
     probed: ProbedSessions,
 }
 
-/// The outcome of an attempt to enrol. `is_new` says whether this enrolment added the entry.
+/// The outcome of an attempt to enrol. `is_new` says whether this enrolment added the entry or, if
+/// it was `Overtaken`, may have added it.
 enum AttemptOutcome {
     /// The stored record lists the session.
     Listed { mark: Option<Mark>, is_new: bool },

@@ -42,7 +42,7 @@ pub(crate) struct DirectoryHandle<'a> {
     commands: Commands<'a>,
     principal: &'a str,
     key: StoreKey,
-    /// The person or program that acts on behalf of the principal, if any; see
+    /// Who uses the directory, if it is not the principal: an administrator or a job, for example; see
     /// [`Directory::by`](crate::Directory::by).
     actor: Option<&'a str>,
 }
@@ -218,8 +218,8 @@ pub(crate) fn directory_key(settings: &Settings, principal: &str) -> StoreKey {
 }
 
 impl Settings {
-    /// Returns whether a session is valid according to its directory: always `true`, except in strict mode for a
-    /// signed-in session that is not listed.
+    /// Returns whether a session is valid according to its directory: always `true`, except in strict mode
+    /// for a signed-in session that is not listed.
     pub(crate) async fn is_listed(&self, commands: Commands<'_>, loaded: &Loaded) -> Result<bool> {
         let Some(principal) = &loaded.record.header.principal else { return Ok(true) };
         if self.options.directory != DirectoryMode::Strict {

@@ -80,7 +80,8 @@ pub(crate) struct Enrolment {
     pub(crate) is_written: bool,
 }
 
-/// An entry that a sign-in has added for a session that cannot be used yet.
+/// An entry that a sign-in under way has added. If the sign-in fails, the entry is removed or marked as
+/// revoked, unless another sign-in uses the session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reservation {
     pub(crate) id: SessionId,

@@ -201,8 +201,8 @@ impl Next {
         self.0.or_else(|| LocalPath::parse(default)).unwrap_or_else(|| LocalPath("/".to_owned()))
     }
 
-    /// Returns the URL of `page` with the same `next` parameter. Use it as the action of the sign-in form, or
-    /// to link to another way of signing in.
+    /// Returns the URL of `page` with the same `next` parameter, or `page` itself if the parameter is missing
+    /// or invalid. Use it as the action of the sign-in form, or to link to another way of signing in.
     #[must_use]
     pub fn page(&self, page: &str) -> String {
         self.0.as_ref().map_or_else(|| page.to_owned(), |path| path.after(page))

@@ -54,7 +54,7 @@ type KeyChanges = SmallVec<[(u64, Change); 1]>;
 /// run while the session is locked.
 pub(crate) type Dropped = Vec<Arc<UpdateFn>>;
 
-/// The changes that a request makes, and the resulting view.
+/// The changes that a request makes to values, and the resulting view of the values.
 ///
 /// Changes to different keys are independent, so they are kept by key.
 #[derive(Clone, Default)]
@@ -341,8 +341,8 @@ impl View {
         self.differs_in(base, |_| true)
     }
 
-    /// Returns whether these values differ from `base` in more than flash messages. The loss of flash messages is
-    /// not an error.
+    /// Returns whether these values differ from `base` in more than flash messages. The loss of flash
+    /// messages is not an error.
     pub(crate) fn matters_to(&self, base: &Values) -> bool {
         self.differs_in(base, |key| key != flash::KEY.as_bytes())
     }

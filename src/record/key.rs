@@ -56,7 +56,8 @@ use serde::Serialize;
 ///
 /// - NaN and the infinities, at any depth, because JSON cannot represent them;
 /// - arrays and objects that are nested more than 127 levels deep;
-/// - maps whose keys are neither strings, numbers, `bool`s nor unit variants;
+/// - maps whose keys are not serialised as text, numbers, `bool`s or unit variants (newtypes of these are
+///   accepted);
 /// - values that the type's own `Deserialize` cannot read back, for example a map with integer keys behind
 ///   `#[serde(flatten)]` or in an untagged enum, or a struct with a field that serde skips when writing but
 ///   requires when reading.
@@ -185,7 +186,8 @@ pub trait AsKey: sealed::Sealed {
 
 /// A value that can be stored under a `Key<T>`: a `T` itself or, if the key is a `Key<String>`, a `str`.
 ///
-/// [`Session::insert`](crate::Session::insert) accepts such values. The trait is sealed: you cannot implement it.
+/// [`Session::insert`](crate::Session::insert) accepts such values. The trait is sealed: you cannot implement
+/// it.
 #[diagnostic::on_unimplemented(
     message = "a `{Self}` cannot be stored under a `Key<{T}>`",
     label = "expected `&{T}`",

@@ -1,4 +1,4 @@
-//! A map in ascending key order that allocates no memory while it is small.
+//! A map in ascending key order. It needs no allocation of its own for one entry, and is a list up to 16.
 
 use std::collections::BTreeMap;
 use std::mem;

@@ -17,8 +17,8 @@ use crate::session::state::{
 };
 
 impl Session {
-    /// Commits the changes made so far. After an error the changes stay pending, unless a retry could not succeed or
-    /// could apply them twice.
+    /// Commits the changes made so far. After an error the changes stay pending, unless a retry could not
+    /// succeed or could apply them twice.
     pub(super) async fn commit<'d>(
         &self,
         driver: &Driver,
@@ -81,7 +81,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Fails if the session did not get a new secret.
+    /// Fails unless it is certain that the session got a new secret.
     pub(crate) async fn supersede(&self, driver: &Driver) -> Result<()> {
         let _one_at_a_time = self.lock_commits(driver).await?;
         let authority = |state: &State| state.loaded.as_ref().map(|is| is.authority.clone());
@@ -150,7 +150,8 @@ impl Session {
         Err(contended())
     }
 
-    /// Marks the response as sent. Drops the changes if the handler `failed` or its response is replaced by an error.
+    /// Marks the response as sent. Drops the changes if the handler `failed` or its response is replaced by
+    /// an error.
     fn close(&self, mut state: StateGuard<'_>, failed: Option<Context<'_>>) -> ResponseEffects {
         let mut discarded = 0;
         if let Some(context) = failed {
@@ -169,7 +170,8 @@ impl Session {
         closed
     }
 
-    /// Closes a request that needs no commit. Returns `None` if it needs one. Changes without an effect are dropped.
+    /// Closes a request that needs no commit. Returns `None` if it needs one. Changes without an effect are
+    /// dropped.
     pub(crate) fn close_without_commit(&self, failed: bool) -> Option<ResponseEffects> {
         // A commit under way may still produce a cookie, and its result is not known yet. No commit can begin
         // while the state is locked.
@@ -238,8 +240,8 @@ impl Session {
         result
     }
 
-    /// Closes a request whose handler panicked or whose client disconnected. Only a sign-out or `destroy` is still
-    /// committed.
+    /// Closes a request whose handler panicked or whose client disconnected. Only a sign-out or `destroy` is
+    /// still committed.
     pub(crate) fn abandon(self) {
         let (ended, dropped) = {
             let context = self.context();

@@ -650,8 +650,8 @@ impl Session {
     ///
     /// The errors of [`sign_in`](Self::sign_in). If the sign-in comes from
     /// [`begin_sign_in`](crate::Directory::begin_sign_in), the commit also fails with [`ErrorKind::Revoked`]
-    /// if all of the principal's sessions, or all but one, were revoked after `begin_sign_in` was called, or if
-    /// it was called more than one hour ago.
+    /// if all of the principal's sessions, or all but one, were revoked after `begin_sign_in` was called, or
+    /// if it was called more than one hour ago.
     #[doc(alias = "login")]
     pub fn sign_in_with(&self, sign_in: SignIn) -> Result<()> {
         checked_principal(&sign_in.principal)?;
@@ -850,7 +850,8 @@ impl Session {
         self.state().is_passive = true;
     }
 
-    /// Runs `function` on the stored values and stores its changes before returning.
+    /// Runs `function` on the stored values, with this request's earlier changes applied to them, and stores
+    /// the result before returning.
     ///
     /// Use `transact` for one-time tokens, for limits on attempts, and whenever the response depends on the
     /// write.

@@ -63,7 +63,8 @@ use crate::settings::{DirectoryMode, Sessions};
 /// is rejected, one more command deletes the new session's record.
 ///
 /// Ended sessions stay in the directory until it is listed or the limit is reached. A sign-in that reaches
-/// the limit checks whether listed sessions have ended. Each check loads the whole record of one session.
+/// the limit checks whether listed sessions have ended. Each check loads the whole record of one session. If
+/// the record is missing, two more commands make sure that the session has ended and cannot be created.
 /// Under `Reject` and `Allow`, the sign-in checks 16 sessions at a time until there is room. Under
 /// `EvictOldest`, it checks only 16 sessions. An ended session that is not among them still counts, so the
 /// oldest live session may be revoked in its place. A session counts until the store has removed its record,
@@ -95,8 +96,8 @@ pub struct ListedSession {
     pub created: OffsetDateTime,
     /// The time at which the user last authenticated in the session, as in [`Session::authenticated_at`].
     pub signed_in_at: OffsetDateTime,
-    /// The time at which the session was last used, accurate to within the
-    /// [refresh threshold](crate::Lifetime::refresh_after). Once the session is so close to its absolute timeout that
+    /// The time at which the session was last used, accurate to within the [refresh
+    /// threshold](crate::Lifetime::refresh_after). Once the session is so close to its absolute timeout that
     /// a use no longer extends it, reads are no longer recorded.
     pub last_seen: OffsetDateTime,
     /// The time at which the session expires if it is not used again, as in [`Session::expires_at`].
@@ -316,7 +317,8 @@ impl Directory {
     /// # Errors
     ///
     /// The errors [that all methods share](Directory#errors). On error, the revocation may be only partly
-    /// done. It is safe to call the method again; `false` can then mean that the first call ended the session.
+    /// done. It is safe to call the method again; `false` can then mean that the first call ended the
+    /// session.
     #[doc(alias = "expire_now")]
     pub async fn revoke(&self, id: SessionId) -> Result<bool> {
         let directory = self.clone();
@@ -424,11 +426,11 @@ impl Directory {
 
     /// Begins a sign-in. Call this before you verify the password.
     ///
-    /// If all sessions of the principal, or all but one, are revoked after this call and before the sign-in is
-    /// committed, the commit fails with [`ErrorKind::Revoked`]. A slow sign-in with an old password therefore fails once the
-    /// password has been changed. The sign-in must be committed within one hour. If the store evicts the
-    /// principal's directory record between the revocation and the commit, the sign-in does not detect the
-    /// revocation.
+    /// If all sessions of the principal, or all but one, are revoked after this call and before the sign-in
+    /// is committed, the commit fails with [`ErrorKind::Revoked`]. A slow sign-in with an old password
+    /// therefore fails once the password has been changed. The sign-in must be committed within one hour. If
+    /// the store loses the principal's directory record between the revocation and the commit, for example by
+    /// an eviction, the sign-in does not detect the revocation.
     ///
     /// This method sends one command, which usually saves one at the commit: if the same `Sessions` commits
     /// the sign-in within ten seconds and no session has to be revoked to make room, the commit uses the

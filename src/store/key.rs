@@ -28,8 +28,10 @@ impl Kind {
 
 /// The key of a record: `namespace:epoch:kind:id`, at most 200 bytes of printable ASCII.
 ///
-/// A key is not a credential: it contains the public session id but no secret, so it may be logged. The key
-/// of a directory record contains a hash of the principal.
+/// A key is not a credential: it contains no secret. The key of a session's record contains the public
+/// session id and may be logged. The key of a directory record contains a digest of the principal: anyone who
+/// can guess the principal can recognise it in a log. The key of a directory record contains a hash of the
+/// principal.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct StoreKey {
     kind: Kind,

@@ -174,7 +174,8 @@ impl Probe {
         }
     }
 
-    /// Judges how long a read took. A request needs one or a few reads.
+    /// Judges how long a read took. A request needs one or a few reads, so each should take at most a tenth
+    /// of its time limit.
     fn judged(&self, round_trip: Duration) -> Finding {
         let took = format!("A read took {:.1} ms", round_trip.as_secs_f64() * 1e3);
         let limit = self.timeout() / 10;

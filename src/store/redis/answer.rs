@@ -9,8 +9,8 @@ use crate::store::redis::place::Place;
 /// An error that the server returned.
 ///
 /// A server may echo a command in its error, and a proxy may do so in words of its own, so any part of the
-/// message can contain a record or a password. Only messages that match [`KNOWN`] or [`SCRIPT_ERRORS`] are
-/// kept.
+/// message can contain a record or a password. The message is therefore not kept: only its code, the entry
+/// of [`KNOWN`] or [`SCRIPT_ERRORS`] that it matches, and the address in a redirect.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// The server that answered. `None` for a connection made by the application, for which advice about

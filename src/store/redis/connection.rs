@@ -897,7 +897,8 @@ mod tests {
         assert_eq!(current(&shared), None);
     }
 
-    /// No command reaches the connection's task.
+    /// The driver cannot finish writing a large command, and its queue is full, so the last command is not
+    /// even queued.
     #[tokio::test(start_paused = true)]
     async fn time_limit_holds_where_no_command_can_be_written() {
         let (shared, link, _server) = silent(ms(400)).await;

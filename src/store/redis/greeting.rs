@@ -19,8 +19,8 @@ const LONGEST_LINE: u64 = 16 * 1024;
 pub(super) enum Refusal {
     /// The connection ended, and the server did not say why.
     Broken(io::Error),
-    /// The server's answer was not the expected one. The message says how, and contains nothing that the
-    /// server may have echoed.
+    /// The server's answer was not the expected one. The message says what was wrong with it, and contains
+    /// nothing that the server may have echoed.
     Answered(String),
 }
 

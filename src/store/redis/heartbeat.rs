@@ -15,8 +15,9 @@ const BEAT: Duration = Duration::from_millis(50);
 /// Beats while a connection is in use or a command is waiting on it.
 ///
 /// If a new timer is due before all the others, Tokio wakes its runtime with a system call. Every request has
-/// a time limit, so each command on an otherwise idle runtime would cost such a system call. The heartbeat's
-/// timer is always due earlier than the limits, so the system call is needed only once.
+/// a time limit, so each command on an otherwise idle runtime would cost such a system call. Unless a limit
+/// is shorter than the interval, the heartbeat's timer is due before it, so one system call per interval is
+/// enough.
 pub(super) struct Heartbeat {
     waits: Arc<Waits>,
     length: Duration,

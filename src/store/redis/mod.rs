@@ -202,9 +202,9 @@ use crate::store::redis::topology::Topology;
 /// - Before a planned failover with Sentinel, pause writes: `CLIENT PAUSE 10000 WRITE` on the master.
 /// - A planned failover in a cluster (`CLUSTER FAILOVER` without `FORCE` or `TAKEOVER`) pauses writes by
 ///   itself.
-/// - With `min-replicas-to-write 1` and `min-replicas-max-lag 2`, a master that is cut off from its
-///   replicas refuses writes within about three seconds (at most four). Writes that it acknowledged until then
-///   can still be lost.
+/// - With `min-replicas-to-write 1` and `min-replicas-max-lag 2`, a master that is cut off from its replicas
+///   refuses writes within about three seconds (at most four). Writes that it acknowledged until then can
+///   still be lost.
 ///
 /// The [topologies](crate::guide::topologies) page of the guide has measured figures.
 ///
@@ -256,13 +256,14 @@ impl RedisStore {
     /// | `redis+sentinel://[user:password@]host[:port][,host[:port]…]/master[/database]` | the master that these [Sentinels](Self#redis-sentinel) watch under this name; their default port is 26379 |
     /// | `redis+unix:///path?db=0&user=…&pass=…`, `unix://…` | one server, through a Unix socket |
     ///
-    /// Write `rediss` in place of `redis`, as in `rediss+cluster://`, for [TLS](Self#tls), which requires the
-    /// `redis-tls` feature. `valkey` and `valkeys` are other names for `redis` and `rediss`.
+    /// Except for a Unix socket, write `rediss` in place of `redis`, as in `rediss+cluster://`, for
+    /// [TLS](Self#tls), which requires the `redis-tls` feature, and you can write `valkey` and `valkeys` for
+    /// `redis` and `rediss`.
     ///
     /// Each form accepts the `?protocol=resp3` option. With TLS, it also accepts the options in the
     /// [table above](Self#tls), as in `rediss://host/?cacert=/etc/redis/ca.pem`. Other options and fragments
-    /// are refused. Percent-encode the characters `#`, `?`, `/`, `@` and `%` in a user name or password, and
-    /// `%`, `&`, `+`, `@` and `#` in the value of an option.
+    /// are refused. Percent-encode spaces and the characters `#`, `?`, `/`, `@` and `%` in a user name or
+    /// password, `:` in a user name, and spaces, `%`, `&`, `+`, `@` and `#` in the value of an option.
     ///
     /// An address that begins with `redis://` must lead to a master. If it leads to a cluster node, a
     /// Sentinel or a replica, the error from the first command that fails says so.
@@ -512,8 +513,9 @@ impl RedisBuilder {
     ///
     /// The store looks for overdue commands every 50 ms, or at intervals of this timeout if the timeout is
     /// shorter. A command can therefore fail up to one interval late, and later still if the runtime is
-    /// blocked. A write that gets no answer fails with
-    /// [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
+    /// blocked. For a write that gets no answer, the store returns
+    /// [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown). The crate then tries to find out
+    /// whether the write was applied, and the request gets this error only if that fails.
     ///
     /// When a command is abandoned, its connection is replaced if no command on it has been answered for 100
     /// ms, or for the length of this timeout if that is shorter.

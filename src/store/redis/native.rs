@@ -29,7 +29,7 @@ pub(super) struct Native {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Trial {
     Answered(Value),
-    /// The server does not know the command, or does not permit it.
+    /// The server does not know the command in this form, or does not permit it.
     Unknown,
     /// The server currently refuses the command.
     Refused,

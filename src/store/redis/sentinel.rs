@@ -133,7 +133,8 @@ struct Sentinels {
 
 #[derive(Default)]
 struct State {
-    /// The newest view so far, and when it was last confirmed.
+    /// The view in use, and when it was last received. An older view replaces it if every Sentinel has
+    /// answered and none reports a newer one, or after a time without confirmation.
     newest: Option<(Instant, View)>,
     /// The server that was found last, and the time until which it is returned without asking again.
     found: Option<(Instant, Server)>,
