@@ -121,7 +121,7 @@ use crate::settings::{Sessions, Settings};
 /// [`Gone`] is [`ErrorKind::Gone`], a 409 unless [configured otherwise](crate::Builder::gone_status). With
 /// this error, all of the request's changes are dropped. `set_lifetime` and `end_by` change nothing if the
 /// session already has that lifetime or time limit. A [flash message](Self::flash) alone never causes `Gone`:
-/// if nothing else would change, the message is dropped.
+/// if the request has lost its session and nothing else would change, the message is dropped.
 ///
 /// # After the response
 ///
