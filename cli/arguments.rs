@@ -74,7 +74,7 @@ impl Arguments {
 pub(crate) enum Action {
     /// Check the servers: version, permissions, memory, replication, clocks, certificates.
     ///
-    /// The check tries commands on a key of its own, which expires within ten seconds. It does not read or
+    /// The check tries commands on keys of its own, which expire within ten seconds. It does not read or
     /// write any other record. It takes at most twice --timeout.
     Check(StoreArguments),
     /// List the sessions of a principal, as the application sees them.

@@ -181,7 +181,7 @@ impl Records {
         self.lengths.values().sum::<u64>() + self.without_length
     }
 
-    /// Returns `None` if the lengths are not known.
+    /// Returns `None` if the length of at least one record is not known.
     fn sizes(&self) -> Option<Sizes> {
         let count: u64 = self.lengths.values().sum();
         if self.without_length > 0 {

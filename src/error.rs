@@ -70,8 +70,8 @@ pub enum ErrorKind {
     /// A newer release of this crate wrote the record, in a format that this release cannot read.
     /// The record is left unchanged (503).
     NewerFormat,
-    /// The random number generator (by default, the operating system's) failed, so no session id, secret or CSRF
-    /// token could be generated (503).
+    /// The random number generator (by default, the operating system's) failed, so no session id, secret or
+    /// CSRF token could be generated (503).
     Randomness,
     /// The session has ended, or another request has replaced its secret, for example by signing in, and this
     /// operation [needs](crate::Session#what-a-request-may-do) the current one. The changes were dropped
@@ -343,8 +343,8 @@ impl Error {
         Self::with_source(ErrorKind::Refused, "", source)
     }
 
-    /// Creates the error for a store whose server rejected a record or a key that exceeds the size limit, and
-    /// **wrote nothing**.
+    /// Creates the error for a record or a key that the store or its server rejected because of its size.
+    /// **Nothing was written.**
     pub fn too_large(source: impl Into<Box<dyn StdError + Send + Sync + 'static>>) -> Self {
         Self::with_source(ErrorKind::TooLarge, "", source)
     }

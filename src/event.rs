@@ -232,7 +232,8 @@ events! {
     debug conflict(id: SessionId) "another request wrote the session first";
     /// The session ended, or another request replaced its secret, while a request was changing the session.
     warn gone(id: SessionId, principal: Who<'_>) "changes were dropped: the session has ended, or another request has replaced its secret";
-    /// The answer to a write was lost, so the write is in doubt.
+    /// The answer to a `create` or a `replace` was lost, so the write is in doubt. A `delete` is only sent
+    /// again.
     warn outcome_in_doubt(key: RecordKey<'_>) "the answer to a write was lost";
     /// The session layer could not find out whether a write was applied, so the operation failed.
     error outcome_unknown(error: &Error) "it is unknown whether a session was written";

@@ -28,7 +28,7 @@ use crate::settings::Pages;
 /// redirect can pass the path of the original request in the `next` query parameter, which the sign-in page
 /// reads with [`Next`](crate::Next); see [`Builder::sign_in_page`](crate::Builder::sign_in_page). While the
 /// store is down, the response is a 503 and never the sign-in page. The session is read once: an extractor in
-/// a guarded handler sends no further command.
+/// a guarded handler does not read it again.
 ///
 /// ```
 /// use std::time::Duration;
@@ -75,7 +75,8 @@ impl Guard {
     /// This guard does not need a session, so you can apply it to all routes. To add its rules to another
     /// guard, use [`and_same_origin`].
     ///
-    /// The following rules are checked in this order. A request passes as soon as one of them holds:
+    /// The following rules are checked in this order. A request passes as soon as one of them holds, and is
+    /// rejected if none holds:
     ///
     /// 1. its method is GET, HEAD or OPTIONS, and it does not ask for an upgrade, as a WebSocket handshake
     ///    does;

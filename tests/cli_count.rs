@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::command::interrupt;
 use support::runtime;
 use support::servers::{MemcachedServer, RedisServer, redis_program};
 use support::topologies::{RedisCluster, SHARDS, SentinelSet, eventually, slot_of};
@@ -560,8 +561,7 @@ fn interrupted_count_ends_at_once() {
     set_many(&server, "shop:0:s:", 0..1000);
     let command = begin(&server.url(), &["--rate", "1"]);
     eventually("the walk does not begin", || server.calls("scan") > 0);
-    let sent = Command::new("kill").args(["-INT", &command.id().to_string()]).status();
-    assert!(sent.unwrap().success());
+    interrupt(command.id());
     failure(&end(command), 130);
 }
 

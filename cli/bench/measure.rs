@@ -259,8 +259,8 @@ impl<'a> Measurement<'a> {
     }
 
     /// Measures sign-ins and sign-outs alternately, so that there are never more sessions than planned. An
-    /// operation whose pace is `None` is not measured. If the number of requests is not limited, the
-    /// sign-outs end together with the sign-ins.
+    /// operation whose pace is `None` is not measured. If sign-ins are measured at `Pace::Most`, the
+    /// measurement of sign-outs ends together with that of sign-ins.
     async fn in_and_out(
         &mut self,
         application: &Arc<Application>,

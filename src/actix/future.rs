@@ -20,9 +20,9 @@ type Answer<B> = Result<ServiceResponse<B>, actix_web::Error>;
 pin_project! {
     /// The response future of [`SessionService`](super::SessionService).
     ///
-    /// If the future is dropped before the handler has responded, the session's changes are discarded, but a
-    /// session that the handler has ended still ends. If the future is dropped later, the commit still runs
-    /// to completion.
+    /// If the future is dropped before the handler has responded, changes that have not been saved yet are
+    /// discarded, but a session that the handler has ended still ends. If the future is dropped later, the
+    /// commit still runs to completion.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F, B> {
         #[pin]

@@ -54,7 +54,8 @@ pub(crate) trait Decision {
         false
     }
 
-    /// Discards the result, because nothing was stored.
+    /// Called if the changes and the decision are lost. A decision that keeps its own result discards it
+    /// here.
     fn give_up(&mut self) {}
 }
 
@@ -73,7 +74,7 @@ pub(crate) struct Committed {
     pub(crate) loaded: Option<Arc<Loaded>>,
     /// The `Set-Cookie` header to send.
     pub(crate) cookie: Option<String>,
-    /// Set if some or all of the changes were not stored.
+    /// Set if changes were lost. Not set if the lost changes were only flash messages or had no effect.
     pub(crate) failure: Option<Error>,
     /// The session that the request may no longer use, if there is one. In that case no cookie is sent,
     /// because it could overwrite a newer one in the browser.

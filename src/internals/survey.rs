@@ -172,7 +172,8 @@ fn is_epoch(text: &str) -> bool {
     text.parse::<u32>().is_ok_and(|epoch| epoch.to_string() == text)
 }
 
-/// Returns the kind of record to which a key belongs, given the part of the key after the epoch.
+/// Returns the kind of record to which a key belongs, given the part of the key after the epoch, or `None` if
+/// this is not the key of a record.
 fn record(rest: &str) -> Option<Owner> {
     let (kind, id) = rest.split_once(':')?;
     match kind {

@@ -96,8 +96,8 @@ impl Changes {
         self.delta.hide();
     }
 
-    /// Drops the changes that require a new cookie. Drops all changes if they belong to a new session, because
-    /// that session could not be used without a cookie.
+    /// Drops the changes that require a new cookie. Drops all changes if they belong to a new session,
+    /// because that session could not be used without a cookie.
     pub(crate) fn drop_what_needs_a_cookie(&mut self) {
         if self.sign_in.is_some() || self.ended.is_some() {
             self.discard();
@@ -116,7 +116,7 @@ impl Changes {
         taken(&mut self.ended, bookmark);
     }
 
-    /// Drops the changes up to a bookmark, because they were committed.
+    /// Drops the changes up to a bookmark, because they were committed or because their commit failed.
     pub(crate) fn forget(&mut self, bookmark: u64) {
         if taken(&mut self.ended, bookmark).is_some() {
             self.chosen = (None, None);

@@ -171,7 +171,7 @@ impl Delta {
         self.hide();
     }
 
-    /// Drops the changes up to a bookmark, because they were committed.
+    /// Drops the changes up to a bookmark, because they were committed or because their commit failed.
     pub(crate) fn forget(&mut self, bookmark: u64) {
         self.drop_changes(|number, _| number <= bookmark);
         self.cleared = self.cleared.filter(|number| *number > bookmark);

@@ -98,7 +98,8 @@ impl<'a> Reader<'a> {
         self.position..self.bytes.len()
     }
 
-    /// Reads a LEB128 number. Returns `None` if it is not in its shortest form.
+    /// Reads a LEB128 number. Returns `None` if it is incomplete, has more than 64 bits or is not in its
+    /// shortest form.
     pub(crate) fn number(&mut self) -> Option<u64> {
         let rest = self.bytes.get(self.position..)?;
         // Most numbers are one byte long.

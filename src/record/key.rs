@@ -46,10 +46,11 @@ use serde::Serialize;
 ///
 /// # Values
 ///
-/// A value can have any type that implements serde's `Serialize` and `Deserialize`. It is stored as JSON, so
-/// the type may change between releases while sessions are alive, and an operator can read the value. All
-/// numbers are restored exactly, and every finite `f32` and `f64` bit for bit. The only exception concerns
-/// integers beyond 64 bits; it is listed below.
+/// A value can have any type that implements serde's `Serialize` and `DeserializeOwned`: any type that
+/// derives `Serialize` and `Deserialize` and borrows nothing. It is stored as JSON, so the type may change
+/// between releases while sessions are alive, and an operator can read the value. All numbers are restored
+/// exactly, and every finite `f32` and `f64` bit for bit. The only exception concerns integers beyond 64
+/// bits; it is listed below.
 ///
 /// Before a new value is accepted, its JSON is decoded once as the key's type. If that fails, the write fails
 /// with [`ErrorKind::Encode`], and the error contains the reason. This check rejects:

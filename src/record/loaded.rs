@@ -100,8 +100,9 @@ pub enum Loss {
     /// Another request replaced the secret, for example by rotating it, by changing the lifetime or by
     /// signing in. The browser has the new cookie, so the client can connect again.
     Superseded,
-    /// The session has expired, according to the deadline that this handle knew: it reached its idle timeout or its
-    /// absolute timeout. The user must sign in again.
+    /// The session has expired, according to the deadline that this handle knew: it reached its idle timeout,
+    /// its absolute timeout, or the time set with [`Session::end_by`](crate::Session::end_by). The user must
+    /// sign in again.
     Expired,
     /// The user signed out, the session was revoked, another user signed in using the same browser, or the
     /// store lost the record. The user must sign in again.

@@ -170,8 +170,8 @@ impl Session {
         closed
     }
 
-    /// Closes a request that needs no commit. Returns `None` if it needs one. Changes without an effect are
-    /// dropped.
+    /// Closes a request that needs no commit. Returns `None` if it needs one, if a commit is still under way,
+    /// or if the response must report the error of an earlier commit. Changes without an effect are dropped.
     pub(crate) fn close_without_commit(&self, failed: bool) -> Option<ResponseEffects> {
         // A commit under way may still produce a cookie, and its result is not known yet. No commit can begin
         // while the state is locked.

@@ -198,7 +198,8 @@ impl Session {
         self.state().value(key.name()).is_some()
     }
 
-    /// Returns `true` if the session has no values.
+    /// Returns `true` if the session has no values. This crate's own values, for flash messages and CSRF
+    /// tokens, count as well.
     ///
     /// ```
     /// let session = unsticky::Session::detached();

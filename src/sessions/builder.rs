@@ -58,7 +58,7 @@ impl Sessions {
 ///
 /// | limit | default | set with |
 /// |---|---|---|
-/// | total time that a request waits for the store | 1 s | [`timeout`](Self::timeout) |
+/// | total time that a request waits for its session; also for each call of a `Directory` method | 1 s | [`timeout`](Self::timeout) |
 /// | time for one command | half of the remaining time | – |
 /// | commit attempts when other requests write first | 64 | [`commit_attempts`](Self::commit_attempts) |
 /// | retries per command | 2 | [`command_retries`](Self::command_retries) |
@@ -147,8 +147,8 @@ impl Builder {
     /// Changing the epoch ends every session in the deployment without sending a command. The old records are
     /// no longer read, and they expire.
     ///
-    /// If you change the list of Memcached servers, change the epoch in the same release; see the documentation
-    /// of `MemcachedStore`.
+    /// If you change the list of Memcached servers, change the epoch in the same release; see the
+    /// documentation of `MemcachedStore`.
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {
@@ -163,8 +163,9 @@ impl Builder {
         Self { epoch, ..self }
     }
 
-    /// Sets the total time that a request waits for the store, including the load, the commit, retries after
-    /// conflicts and the settling of in-doubt writes.
+    /// Sets the total time that a request waits for its session, including the load, the commit, retries
+    /// after conflicts and the settling of in-doubt writes. Each call of a [`Directory`](crate::Directory)
+    /// method may take as long again.
     ///
     /// Default: 1 second. Allowed: 10 milliseconds to 1 minute.
     ///
@@ -204,8 +205,8 @@ impl Builder {
         self
     }
 
-    /// Sets whether the sessions of each principal are listed in a directory, and whether unlisted sessions are
-    /// valid.
+    /// Sets whether the sessions of each principal are listed in a directory, and whether unlisted sessions
+    /// are valid.
     ///
     /// Default: [`DirectoryMode::Listed`].
     ///

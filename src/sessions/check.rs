@@ -19,8 +19,8 @@ impl Sessions {
     ///
     /// The report lists the servers and their versions. It states whether the user that connects to the store
     /// may run every command that sessions need, how long a read takes, and whether the servers'
-    /// configuration protects sessions from being lost. The check tries the commands on a key of its own in
-    /// the namespace. That key expires within ten seconds. No other record is read or written.
+    /// configuration protects sessions from being lost. The check tries the commands on keys of its own in
+    /// the namespace. They expire within ten seconds. No other record is read or written.
     ///
     /// The check takes at most twice the configured [`timeout`](crate::Builder::timeout) and never fails: if
     /// a server does not answer, the report contains a finding about it. If the user that connects to the

@@ -64,11 +64,11 @@ use crate::settings::{DirectoryMode, Sessions};
 ///
 /// Ended sessions stay in the directory until it is listed or the limit is reached. A sign-in that reaches
 /// the limit checks whether listed sessions have ended. Each check loads the whole record of one session. If
-/// the record is missing, two more commands make sure that the session has ended and cannot be created.
-/// Under `Reject` and `Allow`, the sign-in checks 16 sessions at a time until there is room. Under
-/// `EvictOldest`, it checks only 16 sessions. An ended session that is not among them still counts, so the
-/// oldest live session may be revoked in its place. A session counts until the store has removed its record,
-/// regardless of any process's clock.
+/// the record is missing, two more commands make sure that the session has ended and cannot be created. Under
+/// `Reject` and `Allow`, the sign-in checks 16 sessions at a time until there is room. Under `EvictOldest`,
+/// it checks only 16 sessions. An ended session that is not among them still counts, so the oldest live
+/// session may be revoked in its place. For this check, a session has ended only once the store no longer has
+/// its record; no process's clock is used.
 ///
 /// After each change, the store keeps a directory record for five minutes more than the longest of the
 /// following: the absolute timeouts of its sessions, the configured absolute timeout, and one hour.
@@ -428,9 +428,9 @@ impl Directory {
     ///
     /// If all sessions of the principal, or all but one, are revoked after this call and before the sign-in
     /// is committed, the commit fails with [`ErrorKind::Revoked`]. A slow sign-in with an old password
-    /// therefore fails once the password has been changed. The sign-in must be committed within one hour. If
-    /// the store loses the principal's directory record between the revocation and the commit, for example by
-    /// an eviction, the sign-in does not detect the revocation.
+    /// therefore fails if you revoke the sessions when the password is changed. The sign-in must be committed
+    /// within one hour. If the store loses the principal's directory record between the revocation and the
+    /// commit, for example by an eviction, the sign-in does not detect the revocation.
     ///
     /// This method sends one command, which usually saves one at the commit: if the same `Sessions` commits
     /// the sign-in within ten seconds and no session has to be revoked to make room, the commit uses the

@@ -53,7 +53,8 @@ impl Probe {
     /// Tries, on this key, everything that sessions need from a store: all four verbs, with comparisons that
     /// succeed and comparisons that fail. Reports whether the verbs follow the contract of [`Store`] and how
     /// long a read takes. If the store does not answer a verb before the check's time is up, reports that
-    /// verb. `subject` identifies the server that holds the key, and is empty if there is only one server.
+    /// verb. `subject` is the name of the server that holds the key, and may be empty if there is only one
+    /// server.
     pub async fn try_verbs(&self, store: &dyn Store, key: &StoreKey, subject: &str) {
         let finding = match self.trial(store, key).await {
             Ok(round_trip) => {

@@ -10,6 +10,13 @@ use std::time::{Duration, Instant};
 /// A command that takes longer than this counts as failed.
 const LONGEST: Duration = Duration::from_secs(20);
 
+/// Interrupts a process, as Ctrl-C does.
+pub fn interrupt(pid: u32) {
+    // This is the shell's built-in `kill`, because not every system has the program.
+    let kill = format!("kill -INT {pid}");
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
+}
+
 /// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
@@ -87,8 +94,7 @@ pub struct Running {
 impl Running {
     /// Interrupts the command, as Ctrl-C does.
     pub fn interrupt(&self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        interrupt(self.child.id());
     }
 
     /// Waits until the command exits.

@@ -200,7 +200,8 @@ impl Page {
              every sign-in in the account's directory record.\n\n\
              These checks cost processor time and commands. Each cell reads: hand-written → unsticky. The rates are medians over all\n\
              rounds. The first table on this page has the medians of the ratios within each round, so dividing two of these rates\n\
-             can give a different number. If the two disagree, the rounds differ too much for a conclusion.\n\n",
+             can give a different number. If one says that unsticky is faster and the other that it is slower, the rounds differ too\n\
+             much for a conclusion.\n\n",
         );
         let columns = [
             ("requests per second", "throughput"),
@@ -344,7 +345,8 @@ impl Page {
                        `valkey-server`.\n";
         format!(
             "## The stores alone\n\n\
-             The table shows loads of 1 KiB per second, without a framework. The brackets have the ratios to two other clients: a\n\
+             The table shows how many records of 1 KiB are loaded per second, without a framework. The brackets have the ratios to\n\
+             two other clients: a\n\
              hand-written pipelined client, and the client of the library that unsticky uses (redis with `nodelay`, memcache's\n\
              `AsyncMetaClient`), used directly. The hand-written client implements one command, does not reconnect and has no time\n\
              limits. It shows the upper limit and is not suitable for production. A proxy adds the delay in each direction.\n\n\

@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_LINE: usize = 4096;
 
 impl MemcachedStore {
-    /// Scans all keys, one server after another. If a server does not list its keys, the outcome has the
-    /// number and size of its items.
+    /// Scans all keys, one server after another, until the visitor ends the scan. If a server does not list
+    /// its keys, the outcome has the number and size of its items.
     ///
     /// # Errors
     ///

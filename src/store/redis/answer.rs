@@ -282,7 +282,7 @@ impl Answer {
         }
     }
 
-    /// Returns whether the same command could succeed later.
+    /// Returns whether the error usually passes without an operator's action, so that a retry makes sense.
     pub(super) fn is_passing(&self) -> bool {
         matches!(
             self.code.as_str(),

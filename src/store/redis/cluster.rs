@@ -470,7 +470,8 @@ fn parse_range(range: &Value, answered: &Place) -> Option<Range> {
     Some(Range { first, last, master: parse_node(master, answered)?, replicas })
 }
 
-/// `host, port, id, [name, value, …]`.
+/// Parses a node in the answer to `CLUSTER SLOTS`: `host, port, id, [name, value, …]`. Only the host and the
+/// port are required.
 fn parse_node(node: &Value, answered: &Place) -> Option<Server> {
     let Value::Array(node) = node else { return None };
     let [host, port, rest @ ..] = &node[..] else { return None };

@@ -462,8 +462,8 @@ impl Lease<'_> {
     }
 }
 
-/// After this many connections in a row have broken during the trial, the store stops trying. Some proxies
-/// close a connection on which they receive a command that they do not know.
+/// After this many trials in a row have got no answer, usually because the connection broke, the store stops
+/// trying. Some proxies close a connection on which they receive a command that they do not know.
 const MAX_LOST_TRIALS: usize = 2;
 
 /// Determines which compare-and-set commands the server has.

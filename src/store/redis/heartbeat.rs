@@ -37,9 +37,9 @@ impl Heartbeat {
         &self.waits
     }
 
-    /// Returns whether a beat is due, and wakes the task after each interval. Whenever the connection's task
-    /// is polled, it must call this method first, because its other work may use up the budget that the
-    /// runtime grants a task.
+    /// Returns whether a beat is due, and wakes the task after each interval, except while the heartbeat
+    /// rests because the connection is not in use. Whenever the connection's task is polled, it must call
+    /// this method first, because its other work may use up the budget that the runtime grants a task.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         let is_due = self.is_beating && self.timer.as_mut().poll(cx).is_ready();
         if self.is_beating && !is_due {

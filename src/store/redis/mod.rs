@@ -138,9 +138,10 @@ use crate::store::redis::topology::Topology;
 /// | `SUBSCRIBE`, with the three channels | the store can notice a failover up to a second later |
 /// | `CLIENT SETINFO` | none, except that newer servers record the refusal in `ACL LOG` |
 ///
-/// [`Sessions::check`](crate::Sessions::check) also uses the permissions `+info +config|get +time`, in a
-/// cluster `+cluster|info +cluster|nodes`, and on a Sentinel `+sentinel|ckquorum`. If a command is not
-/// permitted, a note in the report says what is unknown because of that. Sessions are not affected.
+/// [`Sessions::check`](crate::Sessions::check) also uses the permissions `+info +config|get +time` on each
+/// server, also `+cluster|info +cluster|nodes` on each node of a cluster, and only `+info +sentinel|ckquorum`
+/// on each Sentinel. If a command is not permitted, a note in the report says what is unknown because of
+/// that. Sessions are not affected.
 ///
 /// # Redis Cluster
 ///

@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// Returns the names of the native commands for replacing and for deleting.
+    /// Returns the names of the native commands for replacing and for deleting; empty where a script is used.
     fn commands(native: &Native) -> [String; 2] {
         let key = StoreKey::new("app:7:", Kind::Session, "AAAAAAAAAAAAAAAAAAAAAA");
         let bytes = Bytes::from_static(b"12345678");

@@ -44,13 +44,13 @@ const SHORT_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a view remains valid if no Sentinel confirms it. Sentinels inform each other within seconds.
 const MEMORY: Duration = Duration::from_secs(10);
 
-/// How long a view remains valid if no Sentinel has reported it yet. Such a view is confirmed within about a
-/// second, unless the Sentinel that leads the failover has died. In that case, the other Sentinels undo the
-/// promotion.
+/// How long a view remains valid if it names a promoted replica that no Sentinel reports as the master yet.
+/// Such a view is confirmed within about a second, unless the Sentinel that leads the failover has died. In
+/// that case, the other Sentinels undo the promotion.
 const MEMORY_AHEAD: Duration = Duration::from_secs(2);
 
-/// The events that Sentinels publish when another server becomes the master. The Sentinel that leads the
-/// failover publishes them first, and the other Sentinels follow.
+/// The events that Sentinels publish when another server becomes the master. Only the Sentinel that leads the
+/// failover publishes the first two. Every Sentinel publishes the third, each at a different time.
 const EVENTS: [&str; 3] = ["+selected-slave", "+promoted-slave", "+switch-master"];
 
 /// The connection to the server that is currently the master.
@@ -277,7 +277,7 @@ fn newest_of(views: Vec<View>) -> Option<View> {
 }
 
 /// Returns the view to use, and when it was received. A remembered view is used only if the answers may lack
-/// the newest view, and if it is newer than the view that was heard.
+/// the newest view, and if no view was heard or the remembered one is newer.
 fn believed(
     heard: Option<(Instant, View)>,
     remembered: Option<(Instant, View)>,
