@@ -113,12 +113,13 @@ pub enum ErrorKind {
     /// The request's CSRF token is missing or does not belong to this session (403).
     InvalidCsrfToken,
     /// The principal already has the maximum number of
-    /// [concurrent sessions](crate::Builder::concurrent_sessions). No session was created or changed
-    /// (409).
+    /// [concurrent sessions](crate::Builder::concurrent_sessions). No session was created or changed,
+    /// except that an earlier sign-out or `destroy` of the same request is carried out (409).
     TooManySessions,
     /// All sessions of the principal, or all but one, were revoked while this sign-in was under way, or more
     /// than one hour passed between [`begin_sign_in`](crate::Directory::begin_sign_in) and the commit. No
-    /// session was created or changed (401).
+    /// session was created or changed, except that an earlier sign-out or `destroy` of the same request is
+    /// carried out (401).
     Revoked,
     /// The [directory](crate::DirectoryMode) is turned off (500).
     NoDirectory,

@@ -27,8 +27,8 @@ use crate::settings::Pages;
 /// and all other requests get a 401. One configuration can therefore serve both pages and an API. The
 /// redirect can pass the path of the original request in the `next` query parameter, which the sign-in page
 /// reads with [`Next`](crate::Next); see [`Builder::sign_in_page`](crate::Builder::sign_in_page). While the
-/// store is down, the response is a 503 and never the sign-in page. The session is read once: an extractor in
-/// a guarded handler does not read it again.
+/// store is down, the response to a request with a session cookie is a 503 and never the sign-in page. The
+/// session is read once: an extractor in a guarded handler does not read it again.
 ///
 /// ```
 /// use std::time::Duration;
@@ -150,7 +150,7 @@ impl Guard {
     /// # Errors
     ///
     /// [`ConfigError::Page`] if `page` is neither a path that begins with `/` nor a complete URL, or if it
-    /// has a fragment or characters other than printable ASCII.
+    /// has a fragment, a space, or characters other than printable ASCII.
     pub fn sign_in_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.sign_in = Some(checked(page.into())?);
         Ok(self)

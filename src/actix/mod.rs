@@ -13,11 +13,12 @@
 //! `ErrorHandlers` and other middleware outside the session middleware can render them as well.
 //!
 //! If a middleware inside the session middleware returns an error instead of a response, the error is passed
-//! on with its type unchanged, and the session's header fields are added to its `error_response()`.
+//! on with its type unchanged, and the session's header fields are added to its `error_response()`. It is
+//! replaced by an [`Error`](crate::Error) only if the session's changes could not be stored.
 //!
-//! **Do not use `Option<Session>` or `Option<SignedIn>` as extractors.** actix-web's own `Option` extractor turns
-//! every error into `None`. While the store is down, a signed-in user would be treated as anonymous. Use
-//! [`Maybe<SignedIn>`](crate::Maybe), or a `Result`, instead.
+//! **Do not use `Option<Session>` or `Option<SignedIn>` as extractors.** actix-web's own `Option` extractor
+//! turns every error into `None`. While the store is down, a signed-in user would be treated as anonymous.
+//! Use [`Maybe<SignedIn>`](crate::Maybe), or a `Result`, instead.
 
 mod csrf;
 mod extract;

@@ -29,7 +29,7 @@ use serde::Serialize;
 /// # }
 /// ```
 ///
-/// Use any name except `unsticky.flash` and `unsticky.csrf`, which the crate uses itself. A name's length
+/// Use any name that does not begin with `unsticky.`: these names belong to the crate. A name's length
 /// counts towards the size of the record. A key that is created at run time is passed by reference:
 ///
 /// ```

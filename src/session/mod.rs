@@ -95,8 +95,11 @@ use crate::settings::{Sessions, Settings};
 /// - [`transact`](Self::transact): the changes are stored before the handler continues, so the response can
 ///   depend on them.
 ///
-/// If the response has status 5xx or 408, or is replaced by an error, only a sign-out or `destroy` is
-/// committed; all other changes are dropped. To commit all changes whatever the status, use
+/// If the response has status 5xx or 408, or an earlier [`save`](Self::save) failed with an error that
+/// replaces the response, only a sign-out or `destroy` is committed; all other changes are dropped. The same
+/// applies if the commit at the end refuses a sign-in ([`ErrorKind::TooManySessions`],
+/// [`ErrorKind::Revoked`]). If that commit fails for another reason, all changes are dropped, and a sign-out
+/// may not have taken effect. To commit all changes whatever the status, use
 /// [`Builder::on_failed_response`](crate::Builder::on_failed_response). To store a change whatever the
 /// response, for example to count a failed attempt, use [`transact`](Self::transact) or [`save`](Self::save).
 ///
@@ -989,9 +992,9 @@ impl Session {
     /// # Errors
     ///
     /// - [`ErrorKind::Gone`] if the session has ended or another request has replaced its secret. Every later
-    ///   call returns this error as well. Pending changes are dropped. If there were any apart from flash
-    ///   messages, this error also replaces the request's response, unless the response is itself a failure.
-    ///   The handle then shows an empty session.
+    ///   call returns this error as well, unless this request signs in and saves before its response. Pending
+    ///   changes are dropped. If there were any apart from flash messages, this error also replaces the
+    ///   request's response, unless the response is itself a failure. The handle then shows an empty session.
     /// - [`ErrorKind::Unavailable`] and [`ErrorKind::Refused`] if the store cannot be reached or refuses the
     ///   read.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in

@@ -66,7 +66,7 @@ impl Sessions {
 /// | concurrent sessions per principal | 100 | [`concurrent_sessions`](Self::concurrent_sessions) |
 /// | time to connect to a server | 400 ms | `connect_timeout` of the store's builder |
 /// | time until a command is answered | 400 ms | `response_timeout` of the store's builder |
-/// | commands waiting for one server, per runtime | 8192 | `max_waiting` of the store's builder |
+/// | commands waiting for one server, per runtime (Memcached: reads and writes each) | 8192 | `max_waiting` of the store's builder |
 #[must_use]
 pub struct Builder {
     store: Arc<dyn Store>,
@@ -577,7 +577,8 @@ const MAX_RECORD: usize = 1_000_000;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Browsers would reject the cookie; see [`Builder::cookie`].
+    /// The cookie's name or attributes are invalid, or browsers would ignore them; the message gives the
+    /// reason. See [`Builder::cookie`].
     #[error("`Builder::cookie`: {0}")]
     Cookie(&'static str),
     /// See [`Builder::namespace`].

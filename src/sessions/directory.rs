@@ -335,8 +335,8 @@ impl Directory {
     /// Revokes all sessions of the principal. Every sign-in that is already [under way](Self::begin_sign_in)
     /// fails.
     ///
-    /// Call this when an account is disabled or deleted, and when a password is reset (ASVS 5.0 7.4.2 and
-    /// 7.4.5).
+    /// Call this when an account is disabled or deleted (ASVS 5.0 7.4.2), when a password is reset (7.4.3),
+    /// and when an administrator ends an account's sessions (7.4.5).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

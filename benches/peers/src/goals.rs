@@ -136,7 +136,7 @@ const REASONS: &str = "\
   another user's session. It then deletes the session only if it is unchanged. The hand-written code and tower-sessions send one DEL;
   actix-session sends two commands, like unsticky.
 - **p99**: the request rate is 0.3 of the hand-written application's throughput. For sign-in, re-sign-in and sign-out,
-  this is between half and four fifths of unsticky's own throughput, so requests queue.
+  this is between 0.45 and 0.8 of unsticky's own throughput, so requests queue.
 - **Loads, relative to the hand-written client**: the libraries that unsticky uses for Redis and Memcached spend more time
   in their drivers, parsers and channels than a client that implements only one command. They also reconnect, apply time
   limits, and implement the rest of the protocol.

@@ -133,8 +133,8 @@ use crate::store::redis::topology::Topology;
 /// | `CLUSTER SLOTS` | most commands are sent twice, and a server that is not a cluster node is not recognised as such |
 /// | `ASKING` | while a slot is being moved, commands fail for those of its keys that have already moved |
 /// | `ROLE` | connecting to a server that Sentinels watch fails |
-/// | `SENTINEL MASTER`, `SENTINEL GET-MASTER-ADDR-BY-NAME` | the Sentinel's answer is ignored |
-/// | `SENTINEL REPLICAS` | after a planned failover, the store writes to the old master for up to a second longer |
+/// | `SENTINEL MASTER`, `SENTINEL GET-MASTER-ADDR-BY-NAME` | this Sentinel's answer is ignored; if no Sentinel permits both commands, sessions do not work |
+/// | `SENTINEL REPLICAS` | in a planned failover, the store writes to the old master for up to a second longer, and these writes are lost |
 /// | `SUBSCRIBE`, with the three channels | the store can notice a failover up to a second later |
 /// | `CLIENT SETINFO` | none, except that newer servers record the refusal in `ACL LOG` |
 ///
@@ -184,9 +184,9 @@ use crate::store::redis::topology::Topology;
 /// `sentinel announce-hostnames yes`).
 ///
 /// - For each new connection, the store asks all Sentinels and uses the answer from the Sentinel that knows
-///   of the newest failover (the greatest configuration epoch). One answer is enough, so a Sentinel that is
-///   down or slow does no harm. The server named in the answer must then confirm with `ROLE` that it is a
-///   master.
+///   of the newest failover (the greatest configuration epoch). One answer is enough: after it, the store
+///   waits at most 0.1 s for the other Sentinels, so a Sentinel that is down or slow delays a new connection
+///   by no more than that. The server named in the answer must then confirm with `ROLE` that it is a master.
 /// - Each runtime subscribes to the Sentinels' events and also polls the Sentinels every second. When another
 ///   server has become the master, the next command goes to that server. During a failover, the store asks
 ///   the chosen replica itself whether it is already the master, because the Sentinels report a promotion up
