@@ -162,7 +162,7 @@ impl Guard {
     /// # Errors
     ///
     /// [`ConfigError::Page`] if `page` is neither a path that begins with `/` nor a complete URL, or if it
-    /// has a fragment or characters other than printable ASCII.
+    /// has a fragment, a space, or characters other than printable ASCII.
     pub fn step_up_page(mut self, page: impl Into<Cow<'static, str>>) -> Result<Self, ConfigError> {
         self.pages.step_up = Some(checked(page.into())?);
         Ok(self)
