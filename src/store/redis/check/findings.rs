@@ -27,7 +27,8 @@ const NEARLY_ALL: u64 = 80;
 /// The maximum clock difference that causes no warning.
 const DIFFERENCE: time::Duration = time::Duration::SECOND;
 
-/// Returns all findings that follow from the server's answers to `INFO` and `CONFIG GET`.
+/// Returns the findings about eviction, memory, connections, persistence and replicas, which follow from the
+/// server's answers to `INFO` and `CONFIG GET`.
 pub(super) fn of_server(info: &Info, config: &Config) -> Vec<Finding> {
     let findings = [
         eviction(info),
