@@ -108,7 +108,7 @@ pub(crate) enum EnrolmentOutcome {
 /// Why a session is enrolled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// The first attempt at a sign-in.
+    /// A sign-in that has not yet listed this session.
     SignIn,
     /// Another attempt at the same sign-in, because another request wrote the session first.
     Again,

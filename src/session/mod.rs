@@ -215,8 +215,9 @@ impl Session {
 
     /// Sets the value of a key.
     ///
-    /// The value has the key's type; for a `String` key, you can also pass a `&str`. If the key had the same
-    /// value when this request read the record, the call causes no write to the store.
+    /// The value has the key's type; for a `String` key, you can also pass a `&str`. If the record that this
+    /// request last read or stored already has the same value for the key, the call causes no write to the
+    /// store.
     ///
     /// ```
     /// use unsticky::{Key, Session};
