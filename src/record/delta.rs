@@ -143,8 +143,8 @@ impl Delta {
     }
 
     /// Drops all changes except taken values and flash messages. The commit must still check that the taken
-    /// values are unchanged, and flash messages are shown on the next page even if the session has ended or a
-    /// different principal has signed in.
+    /// values are unchanged, and flash messages are shown on the next page even if the handler ends the
+    /// session or signs in a different principal.
     pub(crate) fn start_over(&mut self) {
         self.reset(|change| !change.is_take() && !change.is_append());
         // The remaining changes call no function, so this cannot fail.

@@ -36,7 +36,8 @@ use crate::settings::{DirectoryMode, Sessions};
 /// - [`ErrorKind::InvalidPrincipal`] if the principal is empty or longer than 1024 bytes;
 /// - [`ErrorKind::Corrupt`] if the directory record cannot be decoded. The record is left unchanged, and an
 ///   event reports its key;
-/// - the errors of [`Session::save`], for example [`ErrorKind::Unavailable`] if the store cannot be reached.
+/// - the store errors that [`Session::save`] describes, for example [`ErrorKind::Unavailable`] if the store
+///   cannot be reached.
 ///
 /// # Guarantees
 ///

@@ -51,7 +51,7 @@ use crate::store::per_runtime::PerRuntime;
 ///
 /// The server must be Memcached 1.6.13 or newer. Do not start it with `-C`, which turns off the versions that
 /// this store compares. [`Sessions::check`](crate::Sessions::check) reports a server that is too old or was
-/// started with `-C`, and checks the settings under [*Limits*](#limits).
+/// started with `-C`, and checks the server settings `-I` and `-M`, described under [*Limits*](#limits).
 ///
 /// # Several servers
 ///
