@@ -362,8 +362,8 @@ impl SessionHandle {
     ///
     /// [`ErrorKind::Unavailable`] if the store cannot be read, [`ErrorKind::NewerFormat`] if a newer release
     /// wrote the record, and, in [strict mode](crate::DirectoryMode::Strict), [`ErrorKind::Corrupt`] if the
-    /// principal's directory cannot be decoded. This method never returns an empty session in place of an
-    /// error.
+    /// principal's directory cannot be decoded. In these cases, this method never returns an empty session.
+    /// If the session's own record cannot be decoded, the request is anonymous, and an event reports it.
     pub async fn session(self) -> Result<Session> {
         let session = self.session.session();
         session.load().await?;

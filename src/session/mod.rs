@@ -98,8 +98,9 @@ use crate::settings::{Sessions, Settings};
 /// If the response has status 5xx or 408, or an earlier [`save`](Self::save) failed with an error that
 /// replaces the response, only a sign-out or `destroy` is committed; all other changes are dropped. The same
 /// applies if the commit at the end refuses a sign-in ([`ErrorKind::TooManySessions`],
-/// [`ErrorKind::Revoked`]). If that commit fails for another reason, all changes are dropped, and a sign-out
-/// may not have taken effect. To commit all changes whatever the status, use
+/// [`ErrorKind::Revoked`]). If that commit fails for another reason, all changes are dropped, except that
+/// after [`ErrorKind::OutcomeUnknown`] they may have been stored; a sign-out may not have taken effect. To
+/// commit all changes whatever the status, use
 /// [`Builder::on_failed_response`](crate::Builder::on_failed_response). To store a change whatever the
 /// response, for example to count a failed attempt, use [`transact`](Self::transact) or [`save`](Self::save).
 ///
@@ -995,7 +996,8 @@ impl Session {
     /// - [`ErrorKind::Gone`] if the session has ended or another request has replaced its secret. Every later
     ///   call returns this error as well, unless this request signs in and saves before its response. Pending
     ///   changes are dropped. If there were any apart from flash messages, this error also replaces the
-    ///   request's response, unless the response is itself a failure. The handle then shows an empty session.
+    ///   request's response, unless the response is itself a failure whose changes are
+    ///   [discarded](crate::Builder::on_failed_response). The handle then shows an empty session.
     /// - [`ErrorKind::Unavailable`] and [`ErrorKind::Refused`] if the store cannot be reached or refuses the
     ///   read.
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::NewerFormat`] if the record, or in

@@ -718,7 +718,7 @@ impl Failure {
 const COMPARED: RangeInclusive<usize> = TAG_LEN..=4096;
 
 /// Converts a time to live to milliseconds, the unit that Redis uses. The result is capped at ten years,
-/// because larger numbers would exceed the range of the server's clock.
+/// because a very large number would overflow the server's clock.
 fn milliseconds(ttl: Duration) -> u64 {
     const TEN_YEARS: u128 = 10 * 365 * 24 * 60 * 60 * 1000;
     let rounded_up = ttl.as_nanos().div_ceil(1_000_000).clamp(1, TEN_YEARS);
