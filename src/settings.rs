@@ -217,8 +217,8 @@ pub enum OnFailedResponse {
     /// [`save`](crate::Session::save).
     #[default]
     Discard,
-    /// Commits the changes, as after any other response. If the handler panics, the changes are dropped all the
-    /// same, as with [`Discard`](Self::Discard).
+    /// Commits the changes, as after any other response. If the handler panics, the changes are dropped all
+    /// the same, as with [`Discard`](Self::Discard).
     Commit,
 }
 
@@ -278,9 +278,10 @@ pub enum ConcurrentSessions {
     /// If a sign-in's response is lost, its session must not lock the user out. The first use of a sign-in's
     /// cookie therefore confirms the session, with one write. When the limit is reached, a new sign-in
     /// revokes sessions that were never confirmed, the oldest first. For example, after a double click, the
-    /// later sign-in revokes the session of the earlier one, whose cookie the browser has not used yet. The
-    /// limit is never exceeded. If the response to a later request is lost and that request rotated the
-    /// secret, the session is already confirmed, so it counts until it expires or is revoked.
+    /// later sign-in revokes the session of the earlier one, whose cookie the browser has not used yet.
+    /// Concurrent sign-ins do not exceed the limit. If the response to a later request is lost and that
+    /// request rotated the secret, the session is already confirmed, so it counts until it expires or is
+    /// revoked.
     Reject(u16),
 }
 

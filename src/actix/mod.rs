@@ -6,11 +6,11 @@
 //! response <-- SessionMiddleware: commits what was changed, adds Set-Cookie, Vary and Cache-Control
 //! ```
 //!
-//! The middleware replaces a response only if the session's changes could not be stored. In that case, and if
-//! an extractor, a [`GuardMiddleware`] or a handler returned an [`Error`](crate::Error), the response's
-//! `error()` returns this error. The function set with
-//! [`Builder::on_error`](crate::Builder::on_error) renders all of these errors.
-//! `ErrorHandlers` and other middleware outside the session middleware can render them as well.
+//! Unless [`Builder::on_error`](crate::Builder::on_error) is set, the middleware replaces a response only if
+//! the session's changes could not be stored. In that case, and if an extractor, a [`GuardMiddleware`] or a
+//! handler returned an [`Error`](crate::Error), the response's `error()` returns this error. The function set
+//! with [`Builder::on_error`](crate::Builder::on_error) renders all of these errors. `ErrorHandlers` and
+//! other middleware outside the session middleware can render them as well.
 //!
 //! If a middleware inside the session middleware returns an error instead of a response, the error is passed
 //! on with its type unchanged, and the session's header fields are added to its `error_response()`. It is

@@ -333,8 +333,9 @@ impl Builder {
     ///
     /// Only browser navigations are redirected. They are recognised by the `Sec-Fetch-Mode` header or, if the
     /// browser does not send it, by an `Accept` header that contains `text/html`. Other requests get a 401.
-    /// If the page is a path on this site, the redirect of a GET or HEAD request passes the requested path in
-    /// the `next` query parameter, which the page reads with [`Next`](crate::Next).
+    /// If the page is a path on this site without a `next` parameter, the redirect of a GET or HEAD request
+    /// passes the requested path and query in `next`, provided that they form a
+    /// [`LocalPath`](crate::LocalPath). The page reads it with [`Next`](crate::Next).
     ///
     /// ```
     /// # #[cfg(feature = "memory")] {

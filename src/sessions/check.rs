@@ -72,8 +72,8 @@ impl Sessions {
     ///
     /// This method reads a key that does not exist. It sends one command and takes at most the configured
     /// [`timeout`](crate::Builder::timeout). If the command fails, it is
-    /// [retried](crate::Builder::command_retries) like any other. If there are several servers, each call
-    /// asks one of them, chosen at random.
+    /// [retried](crate::Builder::command_retries) like any other. In a Redis Cluster, or with several
+    /// Memcached servers, each call asks one master or server, chosen at random.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -125,9 +125,9 @@ pub struct Revoked {
     /// given a longer lifetime may be alive even longer. In [strict mode](DirectoryMode::Strict), `complete`
     /// is always `true`, because an unlisted session is invalid.
     ///
-    /// If a sign-in creates the directory again after an eviction, the new directory looks like that of a
-    /// first sign-in, and `complete` is `true`. If the store may evict records, rely on this field in strict
-    /// mode only.
+    /// If a sign-in, a step-up or a longer lifetime creates the directory again after an eviction, the new
+    /// directory looks like that of a first sign-in, and `complete` is `true`. If the store may evict
+    /// records, rely on this field in strict mode only.
     pub complete: bool,
     /// `true` if the principal had a directory before the revocation. `false` if the principal has not signed
     /// in recently, or if the store evicted the directory. A page for administrators can then point out that

@@ -6,11 +6,11 @@
 //! response <-- SessionLayer: commits what was changed, adds Set-Cookie, Vary and Cache-Control
 //! ```
 //!
-//! The layer replaces a response only if the session's changes could not be stored. In that case, and if an
-//! extractor, a [`GuardLayer`] or a handler returned an [`Error`](crate::Error), the response's extensions
-//! contain this error. The function set with
-//! [`Builder::on_error`](crate::Builder::on_error) renders all of these errors. Your own
-//! layer outside the session layer can render them as well:
+//! Unless [`Builder::on_error`](crate::Builder::on_error) is set, the layer replaces a response only if the
+//! session's changes could not be stored. In that case, and if an extractor, a [`GuardLayer`] or a handler
+//! returned an [`Error`](crate::Error), the response's extensions contain this error. The function set with
+//! [`Builder::on_error`](crate::Builder::on_error) renders all of these errors. Your own layer outside the
+//! session layer can render them as well:
 //!
 //! ```
 //! # #[cfg(feature = "axum")]

@@ -113,13 +113,12 @@ pub(super) fn role(info: &Info, expected: Role) -> Option<Finding> {
     Some(Finding::error(CODE, format!("It is {is}, but {wanted} was expected here."), remedy))
 }
 
-/// Checks whether the server is still loading its data after startup.
+/// Checks whether the server is still loading its data, after a start or, on a replica, from its master.
 pub(super) fn loading(info: &Info) -> Option<Finding> {
     let is_loading = info.is("loading", "1") || info.is("async_loading", "1");
     is_loading.then(|| {
-        let message = "The server is still loading its data after it was started (loading is 1), so no \
-                        session can be \
-                        read or written yet.";
+        let message = "The server is still loading its data (loading is 1), so no session can be read or \
+                       written yet.";
         Finding::error("loading", message, "Wait. If loading takes a long time, read the server's log.")
     })
 }
