@@ -634,7 +634,7 @@ async fn server_that_compares(server: &RedisServer, name: &str, delete: &str) {
         &report,
         "compare_and_set",
         Level::Fine,
-        &format!("own commands (SET IFEQ and {delete})"),
+        &format!("own commands for compare-and-set (SET IFEQ and {delete})"),
     );
     permit(server, "~shop:*", NEEDED);
     let report = check(&user_url(server)).await;
@@ -642,7 +642,7 @@ async fn server_that_compares(server: &RedisServer, name: &str, delete: &str) {
     let note = all(&report, "permission").into_iter().find(|note| note.level() == Level::Note);
     let note = note.unwrap_or_else(|| panic!("{report}"));
     assert!(note.message().contains(&format!("may not run {delete},")), "{report}");
-    found(&report, "compare_and_set", Level::Fine, "(SET IFEQ) and deletes with a script");
+    found(&report, "compare_and_set", Level::Fine, "(SET IFEQ) and deletes them with a script");
 }
 
 mod valkey {
