@@ -9,8 +9,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::command::interrupt;
-use support::servers::{MemcachedServer, RedisServer};
+use support::servers::{MemcachedServer, RedisServer, send_signal};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
@@ -265,7 +264,7 @@ async fn interrupted_run_removes_its_keys() {
     let arguments = ["--callers", "4", "--payload", "10", "--seconds", "20"];
     let child = start(&server.url(), &arguments);
     eventually(|| server.cli(&["DBSIZE"]) == "100", "no sessions").await;
-    interrupt(child.id().unwrap());
+    send_signal("INT", child.id().unwrap());
     let interrupted = Instant::now();
     let output = end(child).await;
     assert!(interrupted.elapsed() < Duration::from_secs(10));

@@ -11,9 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::command::interrupt;
 use support::runtime;
-use support::servers::{MemcachedServer, RedisServer, redis_program};
+use support::servers::{MemcachedServer, RedisServer, redis_program, send_signal};
 use support::topologies::{RedisCluster, SHARDS, SentinelSet, eventually, slot_of};
 use support::visit::{sign_in, sign_out, visit};
 use unsticky::Sessions;
@@ -561,7 +560,7 @@ fn interrupted_count_ends_at_once() {
     set_many(&server, "shop:0:s:", 0..1000);
     let command = begin(&server.url(), &["--rate", "1"]);
     eventually("the walk does not begin", || server.calls("scan") > 0);
-    interrupt(command.id());
+    send_signal("INT", command.id());
     failure(&end(command), 130);
 }
 

@@ -27,9 +27,11 @@ struct Records {
 }
 
 impl Records {
-    fn stored(&mut self, bytes: Bytes) -> Stored {
+    fn put(&mut self, key: &StoreKey, bytes: Bytes) -> Version {
         self.writes += 1;
-        Stored { bytes, version: Version::new(self.writes) }
+        let version = Version::new(self.writes);
+        self.all.insert(key.clone(), Stored { bytes, version });
+        version
     }
 }
 
@@ -46,10 +48,7 @@ impl Store for Detached {
             if records.all.contains_key(key) {
                 return Created::Occupied;
             }
-            let stored = records.stored(bytes);
-            let version = stored.version;
-            records.all.insert(key.clone(), stored);
-            Created::Created(version)
+            Created::Created(records.put(key, bytes))
         })
     }
 
@@ -66,10 +65,7 @@ impl Store for Detached {
     ) -> Result<Replaced> {
         self.with(|records| match records.all.get(key) {
             Some(current) if current.version == expected.version => {
-                let stored = records.stored(bytes);
-                let version = stored.version;
-                records.all.insert(key.clone(), stored);
-                Replaced::Replaced(version)
+                Replaced::Replaced(records.put(key, bytes))
             }
             Some(current) => Replaced::Conflict(Some(current.clone())),
             None => Replaced::Missing,

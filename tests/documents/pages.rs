@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::markdown::{Block, Link, documents, files, root};
+use crate::markdown::{Block, Link, document, documents, files, root};
 
 const SOURCE: &str = "https://docs.rs/crate/unsticky/latest/source/";
 
@@ -92,7 +92,7 @@ fn applications_on_pages_are_those_in_examples() {
     ] {
         let program = fs::read_to_string(root().join("examples").join(example)).unwrap();
         let (_description, program) = program.split_once("\n\n").unwrap();
-        let page = documents().into_iter().find(|document| document.path == page).unwrap();
+        let page = document(&root().join(page));
         let is_shown = page.blocks().iter().any(|block| {
             matches!(block, Block::Code { info: "rust,no_run", text, .. } if text.trim_end() == program.trim_end())
         });

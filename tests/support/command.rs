@@ -7,15 +7,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::servers::send_signal;
+
 /// A command that takes longer than this counts as failed.
 const LONGEST: Duration = Duration::from_secs(20);
-
-/// Interrupts a process, as Ctrl-C does.
-pub fn interrupt(pid: u32) {
-    // This is the shell's built-in `kill`, because not every system has the program.
-    let kill = format!("kill -INT {pid}");
-    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
-}
 
 /// The result of a command.
 #[derive(Debug)]
@@ -94,7 +89,7 @@ pub struct Running {
 impl Running {
     /// Interrupts the command, as Ctrl-C does.
     pub fn interrupt(&self) {
-        interrupt(self.child.id());
+        send_signal("INT", self.child.id());
     }
 
     /// Waits until the command exits.

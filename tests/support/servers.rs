@@ -425,11 +425,15 @@ impl Process {
     }
 
     fn signal(&self, signal: &str) {
-        // This is the shell's built-in `kill`, because not every system has the program.
-        let kill = format!("kill -{signal} {}", self.pid());
-        let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
-        assert!(status.success(), "{kill}");
+        send_signal(signal, self.pid());
     }
+}
+
+/// Sends a signal to a process.
+pub fn send_signal(signal: &str, pid: u32) {
+    // This is the shell's built-in `kill`, because not every system has the program.
+    let kill = format!("kill -{signal} {pid}");
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success(), "{kill}");
 }
 
 impl Drop for Process {

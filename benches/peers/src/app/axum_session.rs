@@ -48,14 +48,18 @@ async fn sign_out(session: Handle) -> &'static str {
     "goodbye"
 }
 
-pub async fn app(url: &str, memory: bool) -> Router {
+/// Returns the layer, which keeps sessions in the memory of the process as well if `memory` is set.
+pub async fn layer(url: &str, memory: bool) -> SessionLayer<SessionRedisPool> {
     let pool = redis_pool::RedisPool::from(redis::Client::open(url).unwrap());
     let mut config = SessionConfig::default();
     if !memory {
         config = config.with_memory_lifetime(Duration::ZERO);
     }
     let pool = SessionRedisPool::from(pool);
-    let store = SessionStore::<SessionRedisPool>::new(Some(pool), config).await.unwrap();
+    SessionLayer::new(SessionStore::new(Some(pool), config).await.unwrap())
+}
+
+pub async fn app(url: &str, memory: bool) -> Router {
     Router::new()
         .route("/plain", get(async || "plain"))
         .route("/read", get(read))
@@ -63,5 +67,5 @@ pub async fn app(url: &str, memory: bool) -> Router {
         .route("/sign-in", post(sign_in))
         .route("/sign-in-1k", post(sign_in_1k))
         .route("/sign-out", post(sign_out))
-        .layer(SessionLayer::new(store))
+        .layer(layer(url, memory).await)
 }

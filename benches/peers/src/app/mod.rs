@@ -10,9 +10,9 @@
 //! | `/sign-out` | ends the session |
 
 mod actix_session;
-mod axum_session;
+pub mod axum_session;
 mod hand;
-mod tower_sessions;
+pub mod tower_sessions;
 mod unsticky;
 
 use std::io::Read as _;

@@ -55,11 +55,16 @@ async fn sign_out(session: Session) -> Answer<&'static str> {
     Ok("goodbye")
 }
 
-pub async fn app(url: &str) -> Router {
+/// Returns connected clients of the server.
+pub async fn pool(url: &str) -> Pool {
     let pool = Pool::new(Config::from_url(url).unwrap(), None, None, None, 6).unwrap();
     pool.connect();
     pool.wait_for_connect().await.unwrap();
-    let layer = SessionManagerLayer::new(RedisStore::new(pool))
+    pool
+}
+
+pub async fn app(url: &str) -> Router {
+    let layer = SessionManagerLayer::new(RedisStore::new(pool(url).await))
         .with_expiry(Expiry::OnInactivity(Duration::minutes(30)));
     Router::new()
         .route("/plain", get(async || "plain"))

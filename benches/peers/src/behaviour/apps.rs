@@ -17,9 +17,10 @@ use std::thread;
 
 use axum::Router;
 use axum::routing::{get, post};
-use fred::prelude::{ClientLike as _, Config, Pool};
+use fred::prelude::Pool;
 
 use super::hold;
+use crate::app::tower_sessions::pool;
 
 pub struct App {
     pub name: &'static str,
@@ -60,13 +61,6 @@ async fn serve(app: Router) -> u16 {
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async { axum::serve(listener, app).await });
     port
-}
-
-async fn pool(url: &str) -> Pool {
-    let pool = Pool::new(Config::from_url(url).unwrap(), None, None, None, 6).unwrap();
-    pool.connect();
-    pool.wait_for_connect().await.unwrap();
-    pool
 }
 
 /// Returns a router with the handlers of the module.
@@ -299,9 +293,8 @@ mod ruts_app {
 
 mod axum_session_app {
     use super::*;
-    use ::axum_session::{SessionConfig, SessionLayer, SessionStore};
+    use crate::app::axum_session::layer;
     use axum_session_redispool::SessionRedisPool;
-    use time::Duration;
 
     type Session = ::axum_session::Session<SessionRedisPool>;
 
@@ -351,14 +344,7 @@ mod axum_session_app {
     }
 
     pub async fn app(url: &str, memory: bool) -> Router {
-        let pool = redis_pool::RedisPool::from(redis::Client::open(url).unwrap());
-        let mut config = SessionConfig::default();
-        if !memory {
-            config = config.with_memory_lifetime(Duration::ZERO);
-        }
-        let pool = SessionRedisPool::from(pool);
-        let store = SessionStore::<SessionRedisPool>::new(Some(pool), config).await.unwrap();
-        routes!().layer(SessionLayer::new(store))
+        routes!().layer(layer(url, memory).await)
     }
 }
 
